@@ -1,0 +1,62 @@
+# Everything a developer or a user runs. Needs Python >= 3.11, pip, make and a shell.
+SHELL := /bin/sh
+PYTHON ?= python3
+GRPC_PORT ?= 8001
+HTTP_PORT ?= 8002
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+REPOSITORY := models/repository
+
+.PHONY: help install run test check format lint types stubs train bench up down clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# The stamp is newer than what decides the environment, so a second start installs nothing.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "normserve needs Python >= 3.11, this is " + sys.version.split()[0])'
+	@echo "installing into .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(INSTALL) pip
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) --editable '.[server,models]' --group dev --group conformance
+	@touch $@
+
+install: .venv/.installed ## the environment in .venv
+
+run: install ## serve the digits network and show it answering
+	@$(BIN)/python -m normserve_models.zoo.build --repository $(REPOSITORY) digits
+	@exec $(BIN)/python -m normserve.cli demo --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) --http-port $(HTTP_PORT)
+
+train: install ## train the digits network again (about a minute)
+	@$(BIN)/python -m normserve_models.zoo.train
+
+test: install ## the whole test suite
+	@$(BIN)/python -m pytest
+
+format: install ## rewrite the sources in the project's format
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: install
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: install
+	@$(BIN)/mypy
+
+stubs: install
+	@$(BIN)/python proto/generate.py --check
+
+check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, tests
+
+bench: install ## our figures beside their floor and ceiling
+	@$(BIN)/python benchmarks/serving.py
+
+up: ## server, Prometheus and Grafana in containers
+	docker compose up --build --detach
+
+down: ## end what `make up` started
+	docker compose down
+
+clean:
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

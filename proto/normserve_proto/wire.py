@@ -1,0 +1,116 @@
+"""Messages with big raw tensors, without copying the tensors more than once.
+
+protobuf's parser copies every bytes field twice (into its arena, then into a Python object) and its serializer once more. Here
+the top level of a message is scanned instead: the raw entries stay views of the bytes that came, and what remains, the *head*,
+is parsed by protobuf. Joining is the way back: the head's bytes and the tensors' memory are copied once, into the message.
+
+The scan understands what protobuf's own serializers write. Whatever else it meets (an unknown wire type, a length past the end)
+it leaves to protobuf's parser, which has the last word on what is a message; so a caller cannot tell the two apart.
+Encoding: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from collections.abc import Sequence
+
+from normserve_proto.tensors import Buffer
+
+RAW_INPUT_CONTENTS = 7  # ModelInferRequest
+RAW_OUTPUT_CONTENTS = 6  # ModelInferResponse
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+# Below this, protobuf's parser in C is faster than a scan in Python (benchmarks/wire.py).
+SMALL = 16 * 1024
+
+
+def split(message: bytes, field: int) -> tuple[bytes, list[memoryview] | None]:
+    """Separates the entries of one repeated bytes field from the rest of a message.
+
+    Args:
+        message: a serialized message.
+        field: the number of a repeated bytes field, 1 to 15.
+
+    Returns:
+        The message without that field, and the field's entries in order as views of `message`. None instead of the entries
+        where the message is small or not understood: then the head is the whole message, and the entries are in it.
+    """
+    if len(message) < SMALL:
+        return message, None
+    try:
+        return _scan(message, field)
+    except (ValueError, IndexError):
+        return message, None
+
+
+def join(head: bytes, field: int, entries: Sequence[Buffer]) -> bytes:
+    """Appends the entries of a repeated bytes field to a serialized message: the inverse of `split`.
+
+    Args:
+        head: a serialized message, without that field.
+        field: its number, 1 to 15.
+        entries: contiguous buffers of bytes.
+    """
+    tag = bytes([field << 3 | _LENGTH_DELIMITED])
+    parts: list[Buffer] = [head]
+    for entry in entries:
+        parts += (tag, _varint(len(entry)), entry)
+    return b"".join(parts)
+
+
+def _scan(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
+    wanted = field << 3 | _LENGTH_DELIMITED
+    view = memoryview(message)
+    heads: list[memoryview] = []
+    entries: list[memoryview] = []
+    position = 0
+    while position < len(message):
+        tag, body = _read_varint(message, position)
+        start, stop = _extent(message, tag, body)
+        if stop > len(message):
+            raise ValueError("a field ends past the message")
+        if tag == wanted:
+            entries.append(view[start:stop])
+        else:
+            heads.append(view[position:stop])
+        position = stop
+    return b"".join(heads), entries
+
+
+def _extent(message: bytes, tag: int, body: int) -> tuple[int, int]:
+    """Where the value of a field begins and ends; `body` is the position behind its tag."""
+    kind = tag & 7
+    if tag >> 3 == 0:
+        raise ValueError("field number 0")
+    if kind == _LENGTH_DELIMITED:
+        length, start = _read_varint(message, body)
+        return start, start + length
+    if kind == _VARINT:
+        return body, _read_varint(message, body)[1]
+    if kind == _FIXED64:
+        return body, body + 8
+    if kind == _FIXED32:
+        return body, body + 4
+    raise ValueError(f"wire type {kind}")
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    """The value at `position`, and the position behind it; at most five bytes, which tags and lengths never exceed."""
+    value = message[position]
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    for shift in (7, 14, 21, 28):
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a varint of more than five bytes")
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
