@@ -32,7 +32,7 @@ def generator_python() -> Path:
     stamp = home / ".installed"
     if not stamp.exists():
         venv.create(home, with_pip=True, clear=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, GENERATOR, *GENERATOR_NEEDS], check=True)
         stamp.touch()
     return python
@@ -52,7 +52,7 @@ def generate() -> dict[Path, str]:
     """Generates all stubs; maps each file's place in the package to its text."""
     with tempfile.TemporaryDirectory() as folder:
         out = ("--python_out", "--pyi_out", "--grpc_python_out")
-        command = [generator_python(), "-m", "grpc_tools.protoc", "-I", SOURCE_ROOT]
+        command = [str(generator_python()), "-m", "grpc_tools.protoc", f"-I{SOURCE_ROOT}"]
         command += [f"{option}={folder}" for option in out]
         command += [f"{PACKAGE.name}/{proto}" for proto in PROTOS]
         subprocess.run(command, check=True, cwd=SOURCE_ROOT)
@@ -64,12 +64,8 @@ def generate() -> dict[Path, str]:
 
 def main() -> int:
     """Command line entry; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the committed stubs, write nothing"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the committed stubs, write nothing")
     check = parser.parse_args().check
     stale = {file: text for file, text in generate().items() if not file.exists() or file.read_text() != text}
     for file, text in stale.items():

@@ -8,14 +8,17 @@ elements are Python objects, and the typed `contents` fields are copied.
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from normserve_proto import open_inference_pb2 as pb
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Array: TypeAlias = npt.NDArray[Any]
+TensorMessage: TypeAlias = pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -56,19 +59,6 @@ _LENGTH = struct.Struct("<I")
 
 class TensorError(ValueError):
     """A tensor that does not fit its own description; the text names it, what was wanted and what came."""
-
-
-class TensorMessage(Protocol):
-    """What InferInputTensor and InferOutputTensor have in common."""
-
-    name: str
-    datatype: str
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-    @property
-    def contents(self) -> Any: ...
-    def HasField(self, field: Any, /) -> bool: ...  # noqa: N802 - protobuf's name
 
 
 def datatype_of(array: Array) -> str:
@@ -147,7 +137,7 @@ def encode(array: Array) -> Buffer:
         return b"".join(_length_prefixed(element) for element in array.flat)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     # As integers, because ml_dtypes' types do not speak the buffer protocol.
-    return memoryview(np.ascontiguousarray(little).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def _describe(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[Any], int]:
@@ -163,9 +153,7 @@ def _decode_one(tensor: TensorMessage, raw: Buffer | None) -> Array:
     if raw is None:
         return _decode_contents(tensor)
     if tensor.HasField("contents"):
-        raise TensorError(
-            f"tensor '{tensor.name}' has contents although the message has raw contents; give one of them"
-        )
+        raise TensorError(f"tensor '{tensor.name}' has contents although the message has raw contents; give one of them")
     return decode(tensor.name, tensor.datatype, tensor.shape, raw)
 
 
@@ -188,18 +176,14 @@ def _decode_contents(tensor: TensorMessage) -> Array:
 def _refuse_other_contents(tensor: TensorMessage, field: str) -> None:
     others = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != field]
     if others:
-        raise TensorError(
-            f"tensor '{tensor.name}': {tensor.datatype} travels in {field}, got {', '.join(others)}"
-        )
+        raise TensorError(f"tensor '{tensor.name}': {tensor.datatype} travels in {field}, got {', '.join(others)}")
 
 
 def _numbers(tensor: TensorMessage, dtype: np.dtype[Any], values: Sequence[int | float]) -> Array:
     try:
         return np.array(values, dtype)
     except OverflowError as error:  # int_contents carries INT8 and INT16 too
-        raise TensorError(
-            f"tensor '{tensor.name}': a value does not fit {tensor.datatype}: {error}"
-        ) from None
+        raise TensorError(f"tensor '{tensor.name}': a value does not fit {tensor.datatype}: {error}") from None
 
 
 def _object_array(elements: list[bytes]) -> Array:
@@ -216,21 +200,17 @@ def _reshape(name: str, array: Array, shape: Sequence[int]) -> Array:
 
 
 def _split_bytes(name: str, count: int, shape: Sequence[int], raw: memoryview) -> list[bytes]:
-    elements = []
+    elements: list[bytes] = []
     position = 0
     while position < len(raw):
         start = position + _LENGTH.size
         stop = start + (_LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else 0)
         if stop > len(raw) or start > len(raw):
-            raise TensorError(
-                f"tensor '{name}': BYTES element {len(elements)} ends at byte {max(start, stop)} of {len(raw)}"
-            )
+            raise TensorError(f"tensor '{name}': BYTES element {len(elements)} ends at byte {max(start, stop)} of {len(raw)}")
         elements.append(bytes(raw[start:stop]))
         position = stop
     if len(elements) != count:
-        raise TensorError(
-            f"tensor '{name}': BYTES of shape {list(shape)} takes {count} elements, got {len(elements)}"
-        )
+        raise TensorError(f"tensor '{name}': BYTES of shape {list(shape)} takes {count} elements, got {len(elements)}")
     return elements
 
 
