@@ -1,0 +1,202 @@
+"""PyTorch module -> ONNX file that still holds its batch norms, with a dynamic batch.
+
+torch's exporter optimises and folds in float32 when it is let, so it is told not to: folding is this package's work, in
+float64 and with a proof. It also turns a batch norm in training mode silently into an eval one, so the module is
+looked at first.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normserve_models import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import onnx_ir as ir
+    from torch import nn
+
+BATCH = "batch"
+EXAMPLE_BATCH = 2  # torch.export takes an example of 1 for a constant
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "UINT8": torch.uint8,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "FP32": torch.float32,
+    "FP64": torch.float64,
+}
+
+
+class ExportError(ValueError):
+    """The module cannot be exported as it is; the message says what to change."""
+
+
+def export(
+    module: nn.Module,
+    inputs: Mapping[str, Any],
+    path: Path,
+    *,
+    outputs: Sequence[str] | None = None,
+    opset: int | None = None,
+) -> None:
+    """Write `module` as an unoptimised ONNX file whose first dimension is the symbolic `batch` everywhere.
+
+    Args:
+        module: The network, in eval mode.
+        inputs: An example of each input in the order of `forward`, by the name that the file shall have: an array, a
+            tensor, or (datatype, dims) such as ("FP32", (-1, 3, 224, 224)), where the first -1 is the batch.
+        path: Where to write. An existing file is replaced; nothing is left where the export fails.
+        outputs: The names of the outputs; torch's own where None.
+        opset: The opset of the file; torch's default where None.
+
+    Raises:
+        ExportError: A batch norm is in training mode (it is named), an input is not usable, torch cannot export the
+            module, a batch norm got lost on the way, or an input or output lacks the batch dimension.
+    """
+    refuse_training(module)
+    examples = tuple(example(name, given) for name, given in inputs.items())
+    program = _trace(module, examples)
+    written = _to_onnx(program, list(inputs), outputs, opset)
+    _check(program, written.model, outputs)
+    with atomic.new_files(path) as [temporary]:
+        written.save(temporary)
+
+
+def refuse_training(module: nn.Module) -> None:
+    """Raise ExportError, naming them, where batch norms are in training mode."""
+    guilty = [name or "the module itself" for name, child in module.named_modules() if _trains(child)]
+    if guilty:
+        raise ExportError(
+            f"batch norm in training mode: {_listed(guilty)}. An export holds running statistics only: "
+            "call .eval() on the module first"
+        )
+
+
+def _trains(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.training
+
+
+def example(name: str, given: Any) -> torch.Tensor:
+    """Return an example input of at least two rows, from an array, a tensor or (datatype, dims).
+
+    Raises:
+        ExportError: Neither of these, an unknown datatype, or dims that are not (-1, positive, positive, ...).
+    """
+    if isinstance(given, tuple):
+        return _drawn(name, *given)
+    tensor = given if isinstance(given, torch.Tensor) else torch.from_numpy(np.asarray(given))
+    if tensor.ndim == 0 or 0 in tensor.shape:
+        raise ExportError(f"input {name!r}: wanted an example with a batch dimension, got the shape {list(tensor.shape)}")
+    return tensor if len(tensor) >= EXAMPLE_BATCH else torch.cat([tensor] * EXAMPLE_BATCH)
+
+
+def _drawn(name: str, datatype: str, dims: Sequence[int]) -> torch.Tensor:
+    if datatype not in DTYPES:
+        raise ExportError(f"input {name!r}: unknown datatype {datatype!r}, wanted one of {', '.join(DTYPES)}")
+    if not dims or dims[0] != -1 or any(size < 1 for size in dims[1:]):
+        raise ExportError(f"input {name!r}: wanted dims of the form -1,3,224,224 (-1 is the batch), got {list(dims)}")
+    dtype = DTYPES[datatype]
+    shape = (EXAMPLE_BATCH, *dims[1:])
+    return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)
+
+
+def _trace(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    try:
+        program = torch.export.export(module, examples, dynamic_shapes=_batched(len(examples)))
+    except Exception as error:
+        raise ExportError(f"torch cannot export the module: {_first_line(error)}") from error
+    guilty = [_origin(node) for node in _batch_norms(program) if _updates_statistics(node)]
+    if guilty:
+        raise ExportError(f"batch_norm called with training=True: {_listed(guilty)}. An export holds running statistics only")
+    return program
+
+
+def _batched(count: int) -> tuple[dict[int, Any], ...]:
+    return tuple({0: torch.export.Dim(BATCH)} for _ in range(count))
+
+
+def _batch_norms(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
+    return [node for node in program.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+
+
+def _updates_statistics(node: torch.fx.Node) -> bool:
+    # aten.batch_norm(input, weight, bias, running_mean, running_var, training, ...): training without running
+    # statistics is what track_running_stats=False means in eval mode, and is exported faithfully.
+    return bool(node.args[5]) and node.args[3] is not None
+
+
+def _origin(node: torch.fx.Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0] or "the module itself") if stack else node.name
+
+
+def _to_onnx(
+    program: torch.export.ExportedProgram, inputs: list[str], outputs: Sequence[str] | None, opset: int | None
+) -> torch.onnx.ONNXProgram:
+    with _quiet():
+        try:
+            written = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=opset,
+                dynamic_shapes=_batched(len(inputs)),
+            )
+        except Exception as error:
+            raise ExportError(f"torch cannot write the module as ONNX: {_first_line(error)}") from error
+    assert written is not None  # noqa: S101 - dynamo=True returns a program
+    return written
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporter says about its own internals, such as a torchvision that is not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _check(program: torch.export.ExportedProgram, model: ir.Model, outputs: Sequence[str] | None) -> None:
+    wanted = len(_batch_norms(program))
+    found = sum(node.op_type == "BatchNormalization" for node in model.graph.all_nodes())
+    if found != wanted:
+        raise ExportError(f"the module calls {wanted} batch norms and the file has {found}: the exporter lost some")
+    if outputs is not None and len(outputs) != len(model.graph.outputs):
+        raise ExportError(f"{len(outputs)} output names for {len(model.graph.outputs)} outputs")
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        shape = value.shape
+        if not shape or str(shape[0]) != BATCH:
+            raise ExportError(f"{value.name!r} has the shape {shape}, wanted the dimension {BATCH!r} first")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

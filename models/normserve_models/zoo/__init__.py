@@ -1,0 +1,1 @@
+"""The example networks, and the command that writes them into a model repository."""
