@@ -215,7 +215,10 @@ def _split_bytes(name: str, count: int, shape: Sequence[int], raw: memoryview) -
 
 
 def _length_prefixed(element: object) -> bytes:
-    data = element.encode() if isinstance(element, str) else element
+    try:
+        data = element.encode() if isinstance(element, str) else element
+    except UnicodeEncodeError as error:  # a lone surrogate, as undecodable file names have
+        raise TensorError(f"a BYTES element is not UTF-8: {error}") from None
     if not isinstance(data, bytes):
         raise TensorError(f"a BYTES element is bytes or str, got {type(element).__name__}")
     return _LENGTH.pack(len(data)) + data

@@ -10,18 +10,23 @@ Encoding: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from normserve_proto.tensors import Buffer
+
+Message = TypeVar("Message", bytes, memoryview)
 
 RAW_INPUT_CONTENTS = 7  # ModelInferRequest
 RAW_OUTPUT_CONTENTS = 6  # ModelInferResponse
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
-# Below this, protobuf's parser in C is faster than a scan in Python.
+# Below this size, and above this number of fields, protobuf's parser in C is faster than a scan in Python: a message of a
+# million tiny entries must not hold the interpreter for a second.
 SMALL = 64 * 1024
+MANY = 1024
 
 
-def split(message: bytes, field: int) -> tuple[bytes, list[memoryview] | None]:
+def split(message: Message, field: int) -> tuple[Message | bytes, list[memoryview] | None]:
     """Separates the entries of one repeated bytes field from the rest of a message.
 
     Args:
@@ -30,7 +35,8 @@ def split(message: bytes, field: int) -> tuple[bytes, list[memoryview] | None]:
 
     Returns:
         The message without that field, and the field's entries in order as views of `message`. None instead of the entries
-        where the message is small or not understood: then the head is the whole message, and the entries are in it.
+        where the message is small, has very many fields or is not understood: then the head is the whole message, and the
+        entries are in it.
     """
     if len(message) < SMALL:
         return message, None
@@ -48,20 +54,31 @@ def join(head: bytes, field: int, entries: Sequence[Buffer]) -> bytes:
         field: its number, 1 to 15.
         entries: contiguous buffers of bytes.
     """
-    tag = bytes([field << 3 | _LENGTH_DELIMITED])
     parts: list[Buffer] = [head]
     for entry in entries:
-        parts += (tag, _varint(len(entry)), entry)
+        parts += (prefix(field, len(entry)), entry)
     return b"".join(parts)
 
 
-def _scan(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
+def prefix(field: int, length: int) -> bytes:
+    """Gives the bytes that stand before the value of a bytes, string or message field: its tag and its length.
+
+    Args:
+        field: the number, 1 to 15.
+        length: of the value, in bytes.
+    """
+    return bytes([field << 3 | _LENGTH_DELIMITED]) + _varint(length)
+
+
+def _scan(message: Buffer, field: int) -> tuple[bytes, list[memoryview]]:
     wanted = field << 3 | _LENGTH_DELIMITED
     view = memoryview(message)
     heads: list[memoryview] = []
     entries: list[memoryview] = []
     position = 0
     while position < len(message):
+        if len(heads) + len(entries) >= MANY:
+            raise ValueError("too many fields to scan")
         tag, body = _read_varint(message, position)
         start, stop = _extent(message, tag, body)
         if stop > len(message):
@@ -74,7 +91,7 @@ def _scan(message: bytes, field: int) -> tuple[bytes, list[memoryview]]:
     return b"".join(heads), entries
 
 
-def _extent(message: bytes, tag: int, body: int) -> tuple[int, int]:
+def _extent(message: Buffer, tag: int, body: int) -> tuple[int, int]:
     """Where the value of a field begins and ends; `body` is the position behind its tag."""
     kind = tag & 7
     if tag >> 3 == 0:
@@ -91,7 +108,7 @@ def _extent(message: bytes, tag: int, body: int) -> tuple[int, int]:
     raise ValueError(f"wire type {kind}")
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+def _read_varint(message: Buffer, position: int) -> tuple[int, int]:
     """The value at `position`, and the position behind it; at most five bytes, which tags and lengths never exceed."""
     value = message[position]
     position += 1

@@ -1,0 +1,42 @@
+"""normserve's client: run models and normalize tensors on a server, with numpy arrays in and out."""
+
+from importlib.metadata import version as _version
+
+from normserve.aio import AsyncClient
+from normserve.client import Client
+from normserve.errors import (
+    AccessError,
+    CallCancelledError,
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    NormserveError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from normserve.results import ModelIndex, ModelMetadata, NormResult, ServerMetadata, TensorMetadata
+
+__version__ = _version("normserve")
+
+__all__ = [
+    "AccessError",
+    "AsyncClient",
+    "CallCancelledError",
+    "Client",
+    "DeadlineExceededError",
+    "InternalError",
+    "InvalidArgumentError",
+    "ModelIndex",
+    "ModelMetadata",
+    "NormResult",
+    "NormserveError",
+    "NotFoundError",
+    "ResourceExhaustedError",
+    "ServerMetadata",
+    "TensorMetadata",
+    "UnavailableError",
+    "UnimplementedError",
+    "__version__",
+]

@@ -1,0 +1,105 @@
+# ruff: noqa: ASYNC109 - `timeout` is the deadline that the server is told of, which asyncio.timeout is not
+"""The client for coroutines: `Client`'s verbs, awaited."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+from normserve_proto.tensors import Array
+
+from normserve import channel, requests
+from normserve.aio_operators import AsyncOperators
+from normserve.channel import ChannelOptions
+from normserve.client import Metadata
+from normserve.errors import UnavailableError, from_status
+from normserve.requests import Call, Parameter
+from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
+
+T = TypeVar("T")
+
+
+class AsyncClient(AsyncOperators):
+    """`Client` for coroutines: the same verbs, arguments, answers and errors, awaited.
+
+    It belongs to the event loop in which it is made.
+
+        async with AsyncClient("localhost:8001") as client:
+            answer = await client.infer("digits", {"image": image})
+
+    Args:
+        address: "host:port".
+        credentials: TLS, by `grpc.ssl_channel_credentials`; None for plain text.
+        options: gRPC channel arguments that win over ours.
+    """
+
+    def __init__(
+        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
+    ) -> None:
+        arguments = channel.options(options)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, arguments)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, arguments)
+        # Without serializers, so that bytes go out and come in as they are.
+        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        await self._channel.close()
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = "",
+        outputs: Iterable[str] | None = None,
+        request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> dict[str, Array]:
+        """As `Client.infer`."""
+        call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
+        return await self._send(call, timeout, metadata)
+
+    async def is_live(self, *, timeout: float | None = None) -> bool:
+        """As `Client.is_live`."""
+        try:
+            return await self._send(requests.server_live(), timeout)
+        except UnavailableError:
+            return False
+
+    async def is_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = None) -> bool:
+        """As `Client.is_ready`."""
+        try:
+            return await self._send(requests.ready(model, version), timeout)
+        except UnavailableError:
+            return False
+
+    async def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
+        """As `Client.metadata`."""
+        return await self._send(requests.model_metadata(model, version), timeout)
+
+    async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
+        """As `Client.server_metadata`."""
+        return await self._send(requests.server_metadata(), timeout)
+
+    async def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
+        """As `Client.models`."""
+        return await self._send(requests.repository_index(only_ready=only_ready), timeout)
+
+    async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
+        send = self._methods[call.method]
+        try:
+            response = await send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error.code(), error.details()) from error
+        return call.read(response)

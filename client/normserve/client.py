@@ -1,0 +1,168 @@
+"""The client for threads."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeVar
+
+import grpc
+from normserve_proto.tensors import Array
+
+from normserve import channel, requests
+from normserve.channel import ChannelOptions
+from normserve.errors import UnavailableError, from_status
+from normserve.operators import Operators
+from normserve.requests import Call, Parameter
+from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
+
+T = TypeVar("T")
+Metadata = Mapping[str, str | bytes]
+
+
+class Client(Operators):
+    """Calls a normserve server, or any other that speaks the Open Inference Protocol over gRPC.
+
+    One client holds one connection, may be used by any number of threads, and makes no call before the first verb.
+
+        with Client("localhost:8001") as client:
+            answer = client.infer("digits", {"image": image})
+
+    Arrays that come back are read-only views of the answer's bytes; copy the one that you want to write into. Calls that failed
+    with UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, at most four times within about two seconds and within their timeout.
+
+    Args:
+        address: "host:port".
+        credentials: TLS, by `grpc.ssl_channel_credentials`; None for plain text.
+        options: gRPC channel arguments that win over ours, such as `[("grpc.enable_retries", 0)]`.
+    """
+
+    def __init__(
+        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
+    ) -> None:
+        arguments = channel.options(options)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, arguments)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, arguments)
+        # Without serializers, so that bytes go out and come in as they are.
+        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection and cancels the calls that still wait; after it the client is of no use."""
+        self._channel.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = "",
+        outputs: Iterable[str] | None = None,
+        request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> dict[str, Array]:
+        """Runs a model.
+
+        Args:
+            model: its name.
+            inputs: an array for each of its inputs, with the dtype and shape that `metadata` tells. Text and bytes travel from
+                arrays of str, bytes or object; bfloat16 is ml_dtypes'.
+            version: an integer in decimal; empty for the server's choice.
+            outputs: the outputs wanted; None for all.
+            request_id: comes back in the server's logs.
+            parameters: of the request, such as `{"priority": 1}`.
+            timeout: seconds until the call is given up, on both sides; None for never.
+            metadata: of the gRPC call, keys in lower case, such as `{"authorization": "Bearer …"}`.
+
+        Returns:
+            The outputs by name; text and bytes as object arrays of bytes.
+
+        Raises:
+            InvalidArgumentError: the inputs are not what the model wants, or a dtype has no name on the wire.
+            NormserveError: the call was not answered.
+        """
+        call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
+        return self._send(call, timeout, metadata)
+
+    def is_live(self, *, timeout: float | None = None) -> bool:
+        """Tells whether the server answers; False where nobody does.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            NormserveError: the call failed in another way than UNAVAILABLE.
+        """
+        try:
+            return self._send(requests.server_live(), timeout)
+        except UnavailableError:
+            return False
+
+    def is_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = None) -> bool:
+        """Tells whether a model serves, or without one whether everything in the repository does.
+
+        Args:
+            model: its name.
+            version: an integer in decimal; empty for the server's choice.
+            timeout: seconds.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+            NormserveError: the call failed in another way than UNAVAILABLE, which is False.
+        """
+        try:
+            return self._send(requests.ready(model, version), timeout)
+        except UnavailableError:
+            return False
+
+    def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
+        """Tells a model's inputs and outputs.
+
+        Args:
+            model: its name.
+            version: an integer in decimal; empty for the server's choice.
+            timeout: seconds.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+            NormserveError: the call was not answered.
+        """
+        return self._send(requests.model_metadata(model, version), timeout)
+
+    def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
+        """Tells the server's name, version and extensions.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            NormserveError: the call was not answered.
+        """
+        return self._send(requests.server_metadata(), timeout)
+
+    def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
+        """Lists every version in the server's repository with its state.
+
+        Args:
+            only_ready: leave out what does not serve.
+            timeout: seconds.
+
+        Raises:
+            UnimplementedError: the server has no repository index.
+            NormserveError: the call was not answered.
+        """
+        return self._send(requests.repository_index(only_ready=only_ready), timeout)
+
+    def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
+        send = self._methods[call.method]
+        try:
+            response = send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+        except grpc.RpcError as error:
+            raise from_status(error.code(), error.details()) from error
+        return call.read(response)

@@ -1,0 +1,180 @@
+"""The Open Inference Protocol's calls as pure functions: arguments to request bytes, response bytes to answers.
+
+Nothing here touches a network. A `Call` is what both clients send and read, so that each of them only has to know how to wait.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from normserve_proto import open_inference_pb2 as pb
+from normserve_proto import tensors, wire
+from normserve_proto.tensors import Array, TensorError
+
+from normserve.errors import InternalError, InvalidArgumentError
+from normserve.results import ModelIndex, ModelMetadata, ServerMetadata, TensorMetadata
+
+T = TypeVar("T")
+Parameter = bool | int | float | str
+
+_SERVICE = "/inference.GRPCInferenceService/"
+SERVER_LIVE = _SERVICE + "ServerLive"
+SERVER_READY = _SERVICE + "ServerReady"
+MODEL_READY = _SERVICE + "ModelReady"
+SERVER_METADATA = _SERVICE + "ServerMetadata"
+MODEL_METADATA = _SERVICE + "ModelMetadata"
+MODEL_INFER = _SERVICE + "ModelInfer"
+REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+
+METHODS = (
+    SERVER_LIVE,
+    SERVER_READY,
+    MODEL_READY,
+    SERVER_METADATA,
+    MODEL_METADATA,
+    MODEL_INFER,
+    REPOSITORY_INDEX,
+    NORMALIZE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One unary call, before it is sent.
+
+    Attributes:
+        method: the path, one of `METHODS`.
+        request: the serialized request.
+        parse: reads the serialized response.
+    """
+
+    method: str
+    request: bytes
+    parse: Callable[[bytes], T]
+
+    def read(self, response: bytes) -> T:
+        """Reads the response.
+
+        Raises:
+            InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
+        """
+        try:
+            return self.parse(response)
+        except (DecodeError, TensorError) as error:
+            raise InternalError(f"the server's answer cannot be read: {error}") from error
+
+
+def infer(
+    model: str,
+    inputs: Mapping[str, Array],
+    *,
+    version: str = "",
+    outputs: Iterable[str] | None = None,
+    request_id: str = "",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> Call[dict[str, Array]]:
+    """Runs a model; see `Client.infer`."""
+    arrays = {name: np.asarray(array) for name, array in inputs.items()}
+    raw = [encode_input(name, array) for name, array in arrays.items()]
+    request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+    for name, array in arrays.items():
+        request.inputs.add(name=name, datatype=tensors.datatype_of(array), shape=array.shape)
+    for name in outputs or ():
+        request.outputs.add(name=name)
+    for key, value in (parameters or {}).items():
+        request.parameters[key].CopyFrom(_parameter(key, value))
+    return Call(MODEL_INFER, wire.join(request.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw), _read_infer)
+
+
+def server_live() -> Call[bool]:
+    """Asks whether the server answers."""
+    return Call(SERVER_LIVE, b"", lambda response: pb.ServerLiveResponse.FromString(response).live)
+
+
+def ready(model: str | None, version: str) -> Call[bool]:
+    """Asks whether a model serves, or without one whether everything does."""
+    if model is None:
+        return Call(SERVER_READY, b"", lambda response: pb.ServerReadyResponse.FromString(response).ready)
+    request = pb.ModelReadyRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_READY, request, lambda response: pb.ModelReadyResponse.FromString(response).ready)
+
+
+def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
+    """Asks for a model's inputs and outputs."""
+    request = pb.ModelMetadataRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_METADATA, request, _read_model_metadata)
+
+
+def server_metadata() -> Call[ServerMetadata]:
+    """Asks for the server's name, version and extensions."""
+    return Call(SERVER_METADATA, b"", _read_server_metadata)
+
+
+def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
+    """Asks for every version in the repository."""
+    request = pb.RepositoryIndexRequest(ready=only_ready).SerializeToString()
+    return Call(REPOSITORY_INDEX, request, _read_repository_index)
+
+
+def encode_input(name: str, array: Array) -> tensors.Buffer:
+    """Gives the raw bytes of an argument.
+
+    Raises:
+        InvalidArgumentError: its dtype has no name on the wire; the text names it.
+    """
+    try:
+        return tensors.encode(array)
+    except TensorError as error:
+        raise InvalidArgumentError(f"input '{name}': {error}") from error
+
+
+def _parameter(key: str, value: Parameter) -> pb.InferParameter:
+    match value:
+        case bool():
+            return pb.InferParameter(bool_param=value)
+        case int() if -(2**63) <= value < 2**63:
+            return pb.InferParameter(int64_param=value)
+        case int() if 0 < value < 2**64:
+            return pb.InferParameter(uint64_param=value)
+        case float():
+            return pb.InferParameter(double_param=value)
+        case str():
+            return pb.InferParameter(string_param=value)
+    raise InvalidArgumentError(f"parameter '{key}': wanted a bool, a str, a float or an int of 64 bits, got {value!r}")
+
+
+def _read_infer(data: bytes) -> dict[str, Array]:
+    head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
+    response = pb.ModelInferResponse.FromString(head)
+    return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
+
+
+def _read_model_metadata(data: bytes) -> ModelMetadata:
+    response = pb.ModelMetadataResponse.FromString(data)
+    return ModelMetadata(
+        name=response.name,
+        versions=tuple(response.versions),
+        platform=response.platform,
+        inputs=_tensor_metadata(response.inputs),
+        outputs=_tensor_metadata(response.outputs),
+        properties=dict(response.properties),
+    )
+
+
+def _tensor_metadata(
+    messages: Sequence[pb.ModelMetadataResponse.TensorMetadata],
+) -> tuple[TensorMetadata, ...]:
+    return tuple(TensorMetadata(message.name, message.datatype, tuple(message.shape)) for message in messages)
+
+
+def _read_server_metadata(data: bytes) -> ServerMetadata:
+    response = pb.ServerMetadataResponse.FromString(data)
+    return ServerMetadata(response.name, response.version, tuple(response.extensions))
+
+
+def _read_repository_index(data: bytes) -> tuple[ModelIndex, ...]:
+    models = pb.RepositoryIndexResponse.FromString(data).models
+    return tuple(ModelIndex(model.name, model.version, model.state, model.reason) for model in models)

@@ -1,0 +1,89 @@
+"""What calls answer with, besides arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from normserve_proto.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """An input or output of a model.
+
+    Attributes:
+        name: its name, the key in `infer`'s mappings.
+        datatype: FP32, INT64, BYTES, … as the Open Inference Protocol names them.
+        shape: its extents; -1 where any extent fits.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a server tells of a model.
+
+    Attributes:
+        name: the model's name.
+        versions: the versions that the server has of it.
+        platform: what runs it.
+        inputs: the tensors it wants, in its order.
+        outputs: the tensors it gives, in its order.
+        properties: whatever else is worth knowing, such as what folding did and what computes.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    properties: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """What a server tells of itself.
+
+    Attributes:
+        name: the server's name.
+        version: its version.
+        extensions: the extensions of the protocol that it offers.
+    """
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIndex:
+    """One version in a server's repository.
+
+    Attributes:
+        name: the model's name.
+        version: the version, an integer in decimal.
+        state: READY, LOADING, UNLOADING, UNAVAILABLE or UNKNOWN.
+        reason: why it does not serve, empty where it does.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class NormResult(NamedTuple):
+    """A normalized tensor, with the running statistics after the call.
+
+    Attributes:
+        output: the dtype and shape of the input.
+        running_mean: shape [C]; None where none was sent.
+        running_var: shape [C]; None where none was sent.
+    """
+
+    output: Array
+    running_mean: Array | None
+    running_var: Array | None
