@@ -1,0 +1,1 @@
+"""The service: models and normalization operators behind gRPC, metrics behind HTTP."""

@@ -1,0 +1,51 @@
+"""How much the server takes on at a time, in bytes, so that a burst of big messages cannot exhaust its memory."""
+
+import asyncio
+
+from normserve_server.errors import OverloadedError, TooLargeError
+
+RETRY_AFTER_MS = 100
+
+
+class Admission:
+    """Counts the calls and the request bytes that were admitted and not yet answered.
+
+    Args:
+        limit_bytes: most bytes admitted at a time, > 0.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.calls = 0
+        self.bytes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def enter(self, size: int) -> None:
+        """Admits a message of `size` bytes; the caller owes a `leave`.
+
+        Raises:
+            TooLargeError: the message alone is over the limit.
+            OverloadedError: it does not fit beside what is in flight.
+        """
+        if size > self.limit_bytes:
+            raise TooLargeError(f"message of {size} bytes, the server admits {self.limit_bytes} bytes at a time")
+        if self.bytes + size > self.limit_bytes:
+            raise OverloadedError(
+                f"message of {size} bytes beside {self.bytes} in flight, the server admits {self.limit_bytes} at a time",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+        self.calls += 1
+        self.bytes += size
+        self._idle.clear()
+
+    def leave(self, size: int) -> None:
+        """Takes back one `enter` of the same size."""
+        self.calls -= 1
+        self.bytes -= size
+        if self.calls == 0:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Waits until nothing is in flight."""
+        await self._idle.wait()

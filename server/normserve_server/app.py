@@ -1,0 +1,205 @@
+"""Puts the service together, runs it, and takes it down without losing a call. The only file that knows every other.
+
+Stopping, in order: health says NOT_SERVING; gRPC takes no new calls; what was accepted is finished; models are unloaded; HTTP,
+which Prometheus may still be reading, goes last.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import grpc
+import structlog
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from normserve_proto import normalization_pb2, open_inference_pb2
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+from normserve_server import devices, operators
+from normserve_server.admission import Admission
+from normserve_server.devices import DeviceError
+from normserve_server.health import Health
+from normserve_server.http.site import Site
+from normserve_server.inference import InferenceServicer
+from normserve_server.interceptors import Door
+from normserve_server.loading import CONCURRENT_LOADS, Loader
+from normserve_server.metrics import Metrics
+from normserve_server.normalization import NormalizationServicer
+from normserve_server.repository import Repository
+from normserve_server.settings import Settings
+from normserve_server.workers import Worker
+
+INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
+LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class StartError(Exception):
+    """The service cannot start; the text says why."""
+
+
+class App:
+    """The service.
+
+    Args:
+        settings: all of its settings.
+
+    Raises:
+        StartError: the device or the repository is not there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.repository.is_dir():
+            raise StartError(f"repository: there is no folder {settings.repository}")
+        version = importlib.metadata.version("normserve")
+        self._settings = settings
+        self._admission = Admission(settings.max_admitted_bytes)
+        self._metrics = Metrics(_registry(), version)
+        self._metrics.in_flight.set_function(lambda: self._admission.calls)
+        self._metrics.in_flight_bytes.set_function(lambda: self._admission.bytes)
+        loader = Loader(settings, _device(settings), self._metrics, version, asyncio.Semaphore(CONCURRENT_LOADS))
+        self._repository = Repository(settings.repository, loader, self._metrics)
+        self._health = Health(self._repository)
+        self._normalizer = Worker("normalization")
+        self._grpc = self._grpc_server(version)
+        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._serving)
+        self._serving = False
+
+    async def start(self) -> None:
+        """Listens, then loads every model; meanwhile the service is live and not ready.
+
+        Raises:
+            StartError: a port is in use, or the address is not this machine's.
+        """
+        grpc_port = self._listen()
+        http_port = await self._listen_http()
+        await self._health.publish()
+        await self._grpc.start()
+        host = self._settings.host
+        _log.info("listening", grpc=f"{host}:{grpc_port}", http=f"http://{host}:{http_port}")
+        await asyncio.gather(self._repository.load_all(), self._normalizer.call(operators.warm_up))
+        await self._health.publish()
+        self._serving = self._repository.ready
+        (_log.info if self._serving else _log.error)("ready" if self._serving else "not every model serves")
+
+    async def drain(self) -> None:
+        """Takes the service down; every call that was accepted is answered."""
+        _log.info("draining", in_flight=self._admission.calls)
+        self._serving = False
+        await self._health.drain()
+        stopping = asyncio.create_task(self._grpc.stop(self._settings.drain_timeout_seconds))
+        await asyncio.sleep(0)  # from here on gRPC takes nothing new
+        try:
+            await asyncio.wait_for(self._admission.idle(), self._settings.drain_timeout_seconds)
+        except TimeoutError:
+            _log.error("drain timed out", in_flight=self._admission.calls)
+        await self._grpc.stop(LAST_CALLS_SECONDS)
+        await stopping
+        await self._repository.unload_all()
+        await self._normalizer.close()
+        await self._http.stop()
+        _log.info("stopped")
+
+    def _grpc_server(self, version: str) -> grpc.aio.Server:
+        server = grpc.aio.server(options=OPTIONS)
+        door = Door(self._metrics, self._admission)
+        inference = InferenceServicer(self._repository, version)
+        handlers = (
+            door.service(INFERENCE, inference, inference.codecs),
+            door.service(NORMALIZATION, NormalizationServicer(self._normalizer)),
+        )
+        server.add_generic_rpc_handlers(handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        names = [INFERENCE.full_name, NORMALIZATION.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server, pool=_reflected())
+        return server
+
+    def _listen(self) -> int:
+        address = (self._settings.host, self._settings.grpc_port)
+        _check_free("gRPC", *address)
+        try:
+            return self._grpc.add_insecure_port(f"{address[0]}:{address[1]}")
+        except RuntimeError as error:
+            raise StartError(f"gRPC port {address[1]} on {address[0]}: {error}") from None
+
+    async def _listen_http(self) -> int:
+        address = (self._settings.host, self._settings.http_port)
+        _check_free("HTTP", *address)
+        return await self._http.start(*address)
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+
+    Raises:
+        StartError: the service cannot start.
+    """
+    stop = asyncio.Event()
+    app = App(settings)
+    _on_signals(stop.set)
+    starting = asyncio.create_task(app.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+    elif starting.exception() is not None:
+        stopping.cancel()
+        await starting
+    await stopping
+    await app.drain()
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def once() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+        stop()
+
+    for number in signals:
+        loop.add_signal_handler(number, once)
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    return registry
+
+
+def _device(settings: Settings) -> devices.Device:
+    try:
+        return devices.choose(settings.device)
+    except DeviceError as error:
+        raise StartError(str(error)) from None
+
+
+def _check_free(name: str, host: str, port: int) -> None:
+    """Asks the system before gRPC does, whose own answer is three lines of log and a trace."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise StartError(f"{name} port {port} on {host}: {os.strerror(error.errno) if error.errno else error}") from None
+
+
+def _reflected() -> descriptor_pool.DescriptorPool:
+    """All services in one pool: ours live in a pool of their own, and reflection reads from one."""
+    pool = descriptor_pool.DescriptorPool()
+    for module in (open_inference_pb2, normalization_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool

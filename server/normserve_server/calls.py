@@ -1,0 +1,34 @@
+"""One call on its way through the server: its deadline, its labels, and how long each phase took."""
+
+import time
+from dataclasses import dataclass, field
+
+now = time.perf_counter  # the one clock of the service: monotonic, seconds
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler knows of its call besides the message.
+
+    Attributes:
+        method: the RPC's name.
+        deadline: when the caller stops waiting, by `now`; None for never.
+        model: the metric label, set once the model is known to exist; and `version` likewise.
+        phases: seconds in each phase that the call has left.
+    """
+
+    method: str
+    deadline: float | None = None
+    model: str = ""
+    version: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
+    mark: float = field(default_factory=now)
+
+    def lap(self, phase: str) -> None:
+        """Ends a phase now: it began where the one before ended."""
+        self.lap_at(phase, now())
+
+    def lap_at(self, phase: str, moment: float) -> None:
+        """Ends a phase at `moment`, seconds by `now`."""
+        self.phases[phase] = self.phases.get(phase, 0.0) + moment - self.mark
+        self.mark = moment

@@ -1,0 +1,71 @@
+"""Which device a session runs on: what was asked for, and what the machine has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime as ort
+import pynvml
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+class DeviceError(ValueError):
+    """A device that was asked for and is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place to run sessions.
+
+    Attributes:
+        provider: onnxruntime's execution provider.
+        index: the GPU's number; 0 on the CPU.
+    """
+
+    provider: str
+    index: int = 0
+
+    @property
+    def providers(self) -> list[Any]:
+        """What `onnxruntime.InferenceSession` takes: the provider, and the CPU for nodes that it does not have."""
+        return [CPU] if self.provider == CPU else [(CUDA, {"device_id": self.index}), CPU]
+
+    def __str__(self) -> str:
+        return "cpu" if self.provider == CPU else f"cuda:{self.index}"
+
+
+def gpu_count() -> int:
+    """How many NVIDIA GPUs the driver shows; 0 where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        return int(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def choose(name: str) -> Device:
+    """Picks a device by its name.
+
+    Args:
+        name: "cpu", "cuda:N", "cuda" for the first GPU, or "auto": the first GPU where there is one, else the CPU.
+
+    Raises:
+        DeviceError: the name is none of these, or there is no such GPU or no onnxruntime that can use it.
+    """
+    if name == "cpu":
+        return Device(CPU)
+    kind, _, number = name.partition(":")
+    if kind == "auto" and not number:
+        return Device(CUDA) if gpu_count() and CUDA in ort.get_available_providers() else Device(CPU)
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise DeviceError(f"device is auto, cpu or cuda:N, got '{name}'")
+    index = int(number or 0)
+    if CUDA not in ort.get_available_providers():
+        raise DeviceError(f"device {name}: this onnxruntime has no {CUDA}; install onnxruntime-gpu")
+    if index >= gpu_count():
+        raise DeviceError(f"device {name}: this machine shows {gpu_count()} NVIDIA GPUs")
+    return Device(CUDA, index)

@@ -1,0 +1,85 @@
+"""Everything the service refuses, as one tree of exceptions, and the one table that turns it into gRPC status codes.
+
+A text always names the thing, what was wanted and what came. An exception that is not in the tree is a bug of ours: callers get
+a fixed text, the trace goes to the log.
+"""
+
+import grpc
+from google.protobuf.message import DecodeError
+from normserve_proto.tensors import TensorError
+
+
+class ServiceError(Exception):
+    """A refusal that the caller is told of."""
+
+
+class InvalidRequestError(ServiceError):
+    """The request contradicts the model, the operator or itself."""
+
+
+class NotFoundError(ServiceError):
+    """No such model, or no such version of it."""
+
+
+class UnimplementedError(ServiceError):
+    """A part of the protocol that this server does not offer."""
+
+
+class UnavailableError(ServiceError):
+    """The version is loading, unloading or failed; or the server is draining."""
+
+
+class OverloadedError(ServiceError):
+    """No room now; the caller may come back after `retry_after_ms` milliseconds."""
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class TooLargeError(ServiceError):
+    """One message larger than all that the server admits at a time: coming back does not help."""
+
+
+class DeadlineExceededError(ServiceError):
+    """The caller's deadline or the request's queue timeout passed before the work began."""
+
+
+class CancelledError(ServiceError):
+    """The caller went away."""
+
+
+class InternalError(ServiceError):
+    """The model itself failed on an input that fits its signature."""
+
+
+STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    TensorError: grpc.StatusCode.INVALID_ARGUMENT,
+    DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    CancelledError: grpc.StatusCode.CANCELLED,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+
+BUG = "internal error; the server's log has the details"
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """Gives the status code and the text that a caller gets for an exception.
+
+    Args:
+        error: whatever a handler raised.
+
+    Returns:
+        The code of the nearest class in `STATUS_CODES`, with the exception's text; INTERNAL with a fixed text for a bug.
+    """
+    for kind in type(error).__mro__:
+        if kind in STATUS_CODES:
+            return STATUS_CODES[kind], str(error)
+    return grpc.StatusCode.INTERNAL, BUG

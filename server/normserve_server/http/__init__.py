@@ -1,0 +1,1 @@
+"""The HTTP side: metrics for Prometheus, health for load balancers and orchestrators."""

@@ -1,0 +1,125 @@
+"""The Open Inference Protocol's RPCs, over the repository."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from normserve_proto import open_inference_pb2 as pb
+from normserve_proto import tensors, wire
+from normserve_proto.tensors import Array
+
+from normserve_server import validation
+from normserve_server.calls import Call
+from normserve_server.interceptors import Codec
+from normserve_server.repository import Repository
+from normserve_server.servable import Signature, TensorSpec
+from normserve_server.validation import InferRequest, Work
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """A ModelInfer answer before it is bytes: the message without its raw contents, and the arrays that those are made of."""
+
+    message: pb.ModelInferResponse
+    outputs: Sequence[Array]
+
+
+class InferenceServicer:
+    """Handlers of `inference.GRPCInferenceService`.
+
+    Args:
+        repository: the models.
+        version: the server's version, for ServerMetadata.
+    """
+
+    codecs: dict[str, Codec]
+
+    def __init__(self, repository: Repository, version: str) -> None:
+        self._repository = repository
+        self._version = version
+        self.codecs = {"ModelInfer": (parse_request, serialize_response)}
+
+    async def ServerLive(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:  # noqa: N802
+        """Whoever reads this answer knows that the server is live."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _request: pb.ServerReadyRequest, _call: Call) -> pb.ServerReadyResponse:  # noqa: N802
+        """Whether every model of the repository serves."""
+        return pb.ServerReadyResponse(ready=self._repository.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:  # noqa: N802
+        """Whether a version serves; NOT_FOUND where there is none."""
+        version = self._repository.find(request.name, request.version)
+        call.model, call.version = version.labels
+        return pb.ModelReadyResponse(ready=version.ready)
+
+    async def ServerMetadata(  # noqa: N802
+        self, _request: pb.ServerMetadataRequest, _call: Call
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and the extensions of the protocol that are offered."""
+        return pb.ServerMetadataResponse(name="normserve", version=self._version, extensions=["model_repository"])
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: pb.ModelMetadataRequest, call: Call
+    ) -> pb.ModelMetadataResponse:
+        """Inputs, outputs and, in `properties`, what folding did and what computes."""
+        version = self._repository.serving(request.name, request.version)
+        call.model, call.version = version.labels
+        return pb.ModelMetadataResponse(
+            name=version.model,
+            versions=self._repository.versions_of(version.model),
+            platform="onnxruntime_onnx",
+            inputs=[_tensor_metadata(spec) for spec in version.signature.inputs],
+            outputs=[_tensor_metadata(spec) for spec in version.signature.outputs],
+            properties=version.properties,
+        )
+
+    async def ModelInfer(self, request: InferRequest, call: Call) -> InferResponse:  # noqa: N802
+        """Runs a model on one request's tensors."""
+        message = request.message
+        version = self._repository.serving(message.model_name, message.model_version)
+        call.model, call.version = version.labels
+        work = validation.check(version.signature, request)
+        call.lap("decode")
+        outputs = await version.batcher.submit(work, call)
+        return _response(message.id, version.labels, version.signature, work, outputs)
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: pb.RepositoryIndexRequest, _call: Call
+    ) -> pb.RepositoryIndexResponse:
+        """Every version with its state, and the reason where it does not serve."""
+        versions = [version for version in self._repository.versions() if version.ready or not request.ready]
+        index = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(
+            models=[index(name=v.model, version=v.number, state=v.state, reason=v.reason) for v in versions]
+        )
+
+
+def parse_request(data: bytes) -> InferRequest:
+    """Parses a ModelInferRequest; big raw contents stay views of `data`.
+
+    Raises:
+        google.protobuf.message.DecodeError: not such a message.
+    """
+    head, raw = wire.split(data, wire.RAW_INPUT_CONTENTS)
+    return InferRequest(pb.ModelInferRequest.FromString(head), raw)
+
+
+def serialize_response(response: InferResponse) -> bytes:
+    """Serializes an answer; each output's memory is copied once."""
+    raw = [tensors.encode(array) for array in response.outputs]
+    return wire.join(response.message.SerializeToString(), wire.RAW_OUTPUT_CONTENTS, raw)
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _response(
+    request_id: str, labels: tuple[str, str], signature: Signature, work: Work, outputs: Sequence[Array]
+) -> InferResponse:
+    message = pb.ModelInferResponse(model_name=labels[0], model_version=labels[1], id=request_id)
+    wanted = [outputs[position] for position in work.outputs]
+    for position, array in zip(work.outputs, wanted, strict=True):
+        spec = signature.outputs[position]
+        message.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+    return InferResponse(message, wanted)

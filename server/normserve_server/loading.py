@@ -1,0 +1,86 @@
+"""From a version's folder to something that serves: config, artifact, sessions, warm-up. None runs on the serving loop."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from normserve_server import model_config, preparation
+from normserve_server.batching import Batcher
+from normserve_server.devices import Device
+from normserve_server.errors import ServiceError
+from normserve_server.instance import Instance
+from normserve_server.metrics import Metrics
+from normserve_server.model_config import ModelConfig
+from normserve_server.preparation import Artifact
+from normserve_server.session import LoadError, OnnxSession
+from normserve_server.settings import Settings
+from normserve_server.version import Loaded
+from normserve_server.workers import Worker
+
+CONCURRENT_LOADS = 2  # each may run a child that uses every core
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads versions.
+
+    Attributes:
+        settings: where artifacts are kept, whether to fold, threads, batch and queue sizes.
+        device: where sessions run.
+        metrics: where batch sizes are recorded.
+        engine: the version of what folds.
+        turns: how many load at a time.
+    """
+
+    settings: Settings
+    device: Device
+    metrics: Metrics
+    engine: str
+    turns: asyncio.Semaphore
+
+    async def load(self, folder: Path, labels: tuple[str, str]) -> Loaded:
+        """Loads the version in `folder`.
+
+        Args:
+            folder: `<repository>/<model>/<version>`.
+            labels: model and version, for metrics and the thread's name.
+
+        Raises:
+            LoadError: it cannot be served; the text says why.
+        """
+        async with self.turns:
+            config = await asyncio.to_thread(model_config.read, folder.parent)
+            artifact = await self._artifact(folder / config.filename)
+            session = await asyncio.to_thread(self._open, artifact, config)
+            instance = await self._instance(session, labels)
+        batcher = Batcher(
+            [instance],
+            max_batch_size=session.signature.max_batch_size,
+            max_queue_size=self.settings.max_queue_size,
+            batch_sizes=self.metrics.batch_size.labels(*labels),
+        )
+        return Loaded(session, batcher, artifact.report)
+
+    async def _artifact(self, source: Path) -> Artifact:
+        if not self.settings.fold:
+            return Artifact(source)
+        return await preparation.prepare(source, self.settings.cache_dir, self.engine)
+
+    def _open(self, artifact: Artifact, config: ModelConfig) -> OnnxSession:
+        return OnnxSession(
+            artifact.path,
+            self.device,
+            threads=self.settings.intra_op_threads,
+            max_batch_size=config.max_batch_size,
+            default_max_batch_size=self.settings.default_max_batch_size,
+        )
+
+    async def _instance(self, session: OnnxSession, labels: tuple[str, str]) -> Instance:
+        worker = Worker("-".join(labels))
+        instance = Instance(session, worker, await worker.hop_seconds())
+        try:
+            await instance.warm_up()
+        except ServiceError as error:
+            await instance.close()
+            raise LoadError(f"its first inference failed: {error}") from error
+        return instance

@@ -1,0 +1,30 @@
+"""structlog, set up once: one line an event, as JSON for machines or in columns for people, on standard error."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(level: str, style: str) -> None:
+    """Sets the least level and the style of all logs of the process.
+
+    Args:
+        level: debug, info, warning or error.
+        style: console, json, or auto: console where standard error is a terminal.
+    """
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+    exceptions = [] if console else [structlog.processors.dict_tracebacks]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *exceptions,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,140 @@
+"""What Prometheus scrapes: one object, built once, that knows every metric's name, labels and unit.
+
+Durations are seconds from a monotonic clock. A request for an unknown model has empty `model` and `version` labels, so that
+nobody can grow the number of series from outside.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+PHASES = ("decode", "queue", "compute", "encode")
+
+# 100 us to 30 s: steps of about 1.5 to 2.5, so that a percentile read off the histogram is within its bucket.
+SECONDS = (
+    1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2,
+    5e-2, 7.5e-2, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The labels of a request's series."""
+
+    model: str
+    version: str
+    method: str
+
+
+class RequestSeries:
+    """The series of one key, looked up once: finding a labelled child costs more than writing to it."""
+
+    def __init__(self, metrics: "Metrics", key: Key) -> None:
+        labels = (key.model, key.version, key.method)
+        self._requests = metrics.requests
+        self._labels = labels
+        self._codes: dict[str, Counter] = {}
+        self.duration = metrics.request_seconds.labels(*labels)
+        self.bytes_in = metrics.request_bytes.labels(*labels)
+        self.bytes_out = metrics.response_bytes.labels(*labels)
+        self.phases = {phase: metrics.phase_seconds.labels(*labels, phase) for phase in PHASES}
+
+    def count(self, code: str) -> None:
+        """Counts one answered request under its status code."""
+        counter = self._codes.get(code)
+        if counter is None:
+            counter = self._codes[code] = self._requests.labels(*self._labels, code)
+        counter.inc()
+
+
+class Metrics:
+    """Every metric of the service, registered in `registry`.
+
+    Args:
+        registry: where the metrics are registered; one `Metrics` for each registry.
+        version: the service's version, for `normserve_build_info`.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        disable_created_metrics()  # a series a series, that nothing here reads
+        self.registry = registry
+        key = ("model", "version", "method")
+        self.requests = Counter(
+            "normserve_requests", "Requests answered, by gRPC status code.", (*key, "code"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "normserve_request_duration_seconds",
+            "From the message's arrival to its answer's last byte handed to gRPC.",
+            key,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.phase_seconds = Histogram(
+            "normserve_phase_duration_seconds",
+            "A request's time in each phase: decode and validate, wait in the queue, compute, encode.",
+            (*key, "phase"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.request_bytes = Counter(
+            "normserve_request_bytes", "Size of the request messages.", key, unit="bytes", registry=registry
+        )
+        self.response_bytes = Counter(
+            "normserve_response_bytes", "Size of the response messages.", key, unit="bytes", registry=registry
+        )
+        self.in_flight = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
+        self.in_flight_bytes = Gauge(
+            "normserve_admitted_bytes", "Size of the request messages admitted and not yet answered.", registry=registry
+        )
+        model = ("model", "version")
+        self.batch_size = Histogram(
+            "normserve_batch_size",
+            "Samples that ran together.",
+            model,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.model_ready = Gauge("normserve_model_ready", "1 where the version serves, else 0.", model, registry=registry)
+        self.load_seconds = Gauge(
+            "normserve_model_load_seconds",
+            "Time from finding the version to serving it: fold, prove, open, warm up.",
+            model,
+            registry=registry,
+        )
+        self.batch_norms = Gauge(
+            "normserve_model_batch_norms",
+            "Batch norms of the model's file that were folded away, and that were left in the graph.",
+            (*model, "state"),
+            registry=registry,
+        )
+        self.provider = Gauge(
+            "normserve_model_provider_info",
+            "1 for the onnxruntime execution provider that the version's session really got.",
+            (*model, "provider"),
+            registry=registry,
+        )
+        Info("normserve_build", "What is running.", registry=registry).info(
+            {"version": version, "python": platform.python_version(), **_runtimes()}
+        )
+        self._series: dict[Key, RequestSeries] = {}
+
+    def series(self, model: str, version: str, method: str) -> RequestSeries:
+        """The request series of one model, version and method; model and version are empty where there is none."""
+        key = Key(model, version, method)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = RequestSeries(self, key)
+        return series
+
+    def observe(self, series: RequestSeries, phases: Mapping[str, float]) -> None:
+        """Records how long, in seconds, a request was in each phase that it reached."""
+        for phase, seconds in phases.items():
+            series.phases[phase].observe(seconds)
+
+
+def _runtimes() -> dict[str, str]:
+    import onnxruntime  # noqa: PLC0415 - its import takes a second, and clients of this module's names do not need it
+
+    return {"onnxruntime": onnxruntime.__version__}

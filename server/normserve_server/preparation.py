@@ -1,0 +1,84 @@
+"""From the file in the repository to the artifact that is run: folded and proved in a child process, kept in a cache.
+
+torch and onnx do not belong in the serving process, and folding would hold its interpreter lock. The artifact's place in the
+cache is named by the content of the version's files, so a change makes a new artifact, and a restart finds the old one.
+"""
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from normserve_server.session import LoadError
+
+MODEL = "model.onnx"
+REPORT = "report.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What is really run.
+
+    Attributes:
+        path: the ONNX file.
+        report: report.json as folding wrote it; empty where nothing was folded.
+    """
+
+    path: Path
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def prepare(source: Path, cache: Path, engine: str) -> Artifact:
+    """Folds and proves a version, or finds that this was done before.
+
+    Args:
+        source: the version's ONNX file.
+        cache: where artifacts are kept; made if need be.
+        engine: the version of what folds; an artifact of another one is not used.
+
+    Raises:
+        LoadError: the file cannot be read, is not a model, or its fold failed its proof.
+    """
+    place = cache / await asyncio.to_thread(_digest, source, engine)
+    if not (place / REPORT).exists():
+        await _run_child(source, place)
+    return Artifact(place / MODEL, json.loads((place / REPORT).read_text()))
+
+
+async def _run_child(source: Path, place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoadError(f"cache {place.parent}: {error.strerror}") from None
+    command = (sys.executable, "-m", "normserve_models.prepare", str(source), str(place))
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, stderr = await child.communicate()
+    except asyncio.CancelledError:  # the server stops while a version is being prepared
+        child.kill()
+        await child.wait()
+        raise
+    if child.returncode:
+        lines = stderr.decode(errors="replace").strip().splitlines()
+        raise LoadError(lines[-1] if lines else f"folding ended with exit code {child.returncode}")
+
+
+def _digest(source: Path, engine: str) -> str:
+    """A name for the content of a version: its model file and whatever lies beside it, such as external weights."""
+    digest = hashlib.sha256(engine.encode())
+    try:
+        for path in (source, *sorted(p for p in source.parent.iterdir() if p.is_file() and p != source)):
+            digest.update(f"\0{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+    except OSError as error:
+        raise LoadError(f"{source}: {error.strerror}") from None
+    return digest.hexdigest()

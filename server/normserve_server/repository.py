@@ -1,0 +1,153 @@
+"""The models that are served: found on disk, prepared, opened, warmed up, and looked up by name and version.
+
+Layout: `<repository>/<model>/<version>/model.onnx`, with an optional `<model>/config.pbtxt`. Versions are positive integers;
+the highest one serves. A version that fails stays listed with its reason, and the others serve.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from normserve_server.calls import now
+from normserve_server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from normserve_server.loading import Loader
+from normserve_server.metrics import Metrics
+from normserve_server.session import LoadError
+from normserve_server.version import LOADING, READY, UNAVAILABLE, UNLOADING, Version
+
+MAX_NAMES = 20  # of models, in an error's text
+
+_log = structlog.get_logger(__name__)
+
+
+class Repository:
+    """All versions of all models.
+
+    Args:
+        root: the folder that holds one folder a model.
+        loader: what turns a version's folder into something that serves.
+        metrics: where load times and states are recorded.
+    """
+
+    def __init__(self, root: Path, loader: Loader, metrics: Metrics) -> None:
+        self._root = root
+        self._loader = loader
+        self._metrics = metrics
+        self._models: dict[str, dict[int, Version]] = {}
+        self._searched = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version that is to serve does."""
+        return self._searched and all(version.ready for version in self.versions())
+
+    def states(self) -> dict[str, str]:
+        """Each version's state, by "model/version"."""
+        return {"/".join(version.labels): version.state for version in self.versions()}
+
+    def versions(self) -> Iterator[Version]:
+        """All versions, by model and number."""
+        for name in sorted(self._models):
+            for number in sorted(self._models[name]):
+                yield self._models[name][number]
+
+    def versions_of(self, model: str) -> list[str]:
+        """The numbers of a model's versions, ascending."""
+        return [version.number for version in self.versions() if version.model == model]
+
+    def find(self, model: str, number: str = "") -> Version:
+        """Looks a version up, whatever its state.
+
+        Args:
+            model: the model's name.
+            number: the version's number; empty for the highest.
+
+        Raises:
+            NotFoundError: no such model or version.
+            InvalidRequestError: the number is not one.
+        """
+        versions = self._models.get(model)
+        if versions is None:
+            raise NotFoundError(f"no model '{model}'; the repository has {self._names()}")
+        if not number:
+            return versions[max(versions)]
+        if not number.isascii() or not number.isdigit():
+            raise InvalidRequestError(f"version of model '{model}' is an integer, got '{number}'")
+        version = versions.get(int(number)) if len(number) < MAX_NAMES else None
+        if version is None:
+            raise NotFoundError(f"no version {number} of model '{model}'; there is {', '.join(self.versions_of(model))}")
+        return version
+
+    def serving(self, model: str, number: str = "") -> Version:
+        """Looks up a version that serves.
+
+        Raises:
+            NotFoundError, InvalidRequestError: as `find`.
+            UnavailableError: it is loading, unloading or failed.
+        """
+        version = self.find(model, number)
+        if not version.ready:
+            raise UnavailableError(
+                f"model '{model}' version {version.number} is {version.state}{version.reason and f': {version.reason}'}"
+            )
+        return version
+
+    async def load_all(self) -> None:
+        """Finds all models on disk and loads the highest version of each; a failure is kept as that version's reason."""
+        found = [folder for folder in sorted(self._root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+        versions = [version for folder in found if (version := _highest(folder)) is not None]
+        self._models = {version.model: {int(version.number): version} for version in versions}
+        self._searched = True
+        await asyncio.gather(*(self._load(version) for version in versions))
+
+    async def unload_all(self) -> None:
+        """Takes every version out of service, once what it accepted is done."""
+        for version in self.versions():
+            if version.ready:
+                version.state = UNLOADING
+                self._metrics.model_ready.labels(*version.labels).set(0)
+                await version.batcher.close()
+            version.state = UNAVAILABLE
+            version.reason = "unloaded"
+
+    async def _load(self, version: Version) -> None:
+        log = _log.bind(model=version.model, version=version.number)
+        started = now()
+        version.state = LOADING
+        self._metrics.model_ready.labels(*version.labels).set(0)
+        try:
+            version.loaded = await self._loader.load(version.folder, version.labels)
+        except LoadError as error:
+            version.state, version.reason = UNAVAILABLE, str(error)
+            log.error("model failed to load", reason=version.reason)  # noqa: TRY400 - the reason says it all
+            return
+        version.state = READY
+        self._record(version, now() - started)
+        log.info("model ready", seconds=round(now() - started, 3), **version.properties)
+
+    def _record(self, version: Version, seconds: float) -> None:
+        labels = version.labels
+        self._metrics.model_ready.labels(*labels).set(1)
+        self._metrics.load_seconds.labels(*labels).set(seconds)
+        self._metrics.provider.labels(*labels, version.provider).set(1)
+        for state, count in version.batch_norms.items():
+            self._metrics.batch_norms.labels(*labels, state).set(count)
+
+    def _names(self) -> str:
+        names = sorted(self._models)
+        return ", ".join(names[:MAX_NAMES]) + (" ..." if len(names) > MAX_NAMES else "") if names else "none"
+
+
+def _highest(folder: Path) -> Version | None:
+    """The highest version in a model's folder; None, with a warning, where there is none."""
+    numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
+    if not numbers:
+        _log.warning("no versions in the model's folder", model=folder.name)
+        return None
+    return Version(folder.name, str(max(numbers)), folder / str(max(numbers)))
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0")

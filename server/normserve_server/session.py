@@ -1,0 +1,154 @@
+"""An ONNX file as a servable, on onnxruntime."""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+from normserve_proto.tensors import Array
+
+from normserve_server.devices import Device
+from normserve_server.errors import InternalError, InvalidRequestError
+from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+
+# onnxruntime's own names of the element types.
+DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
+}
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class LoadError(Exception):
+    """A model that cannot be served; the text says why."""
+
+
+class OnnxSession:
+    """One onnxruntime session.
+
+    Args:
+        path: the ONNX file.
+        device: where it runs.
+        threads: threads within one operator; 0 for one per core.
+        max_batch_size: most samples in a run, 0 for no batching, None to find out from the file's shapes.
+        default_max_batch_size: what is taken where the file has a batch axis and nothing else was said.
+
+    Raises:
+        LoadError: onnxruntime does not take the file, gave another device, or the shapes contradict `max_batch_size`.
+    """
+
+    def __init__(
+        self, path: Path, device: Device, *, threads: int, max_batch_size: int | None, default_max_batch_size: int
+    ) -> None:
+        self._session = _open(path, device, threads)
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider != device.provider:
+            raise LoadError(f"asked for {device.provider} ({device}), the session got {self.provider}")
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if max_batch_size is None:
+            max_batch_size = default_max_batch_size if _has_batch_axis(inputs, outputs) else 0
+        self.signature = Signature(_specs(inputs), _specs(outputs), max_batch_size)
+        _check_batch_axis(self.signature)
+        self._output_names = [spec.name for spec in self.signature.outputs]
+        self._strings = frozenset(spec.name for spec in self.signature.inputs if spec.datatype == "BYTES")
+        self._bfloat16 = any(spec.datatype == "BF16" for spec in (*self.signature.inputs, *self.signature.outputs))
+
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Computes the outputs, in the signature's order.
+
+        Raises:
+            InvalidRequestError: a BYTES element is not UTF-8, which onnxruntime's strings are.
+            InternalError: onnxruntime failed on these inputs.
+        """
+        if self._strings:
+            inputs = {name: _text(name, array) if name in self._strings else array for name, array in inputs.items()}
+        try:
+            if self._bfloat16:
+                return self._run_values(inputs)
+            outputs: Sequence[Array] = self._session.run(self._output_names, inputs)
+        except Exception as error:  # onnxruntime's exceptions have no other base
+            raise InternalError(f"onnxruntime: {_first_line(error)}") from error
+        return outputs
+
+    def _run_values(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """The same for BF16, which onnxruntime's numpy interface lacks."""
+        values = {name: _to_value(array) for name, array in inputs.items()}
+        return [_from_value(value) for value in self._session.run_with_ort_values(self._output_names, values)]
+
+
+def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; what is lacking is said once, by us
+    try:
+        return ort.InferenceSession(str(path), options, providers=device.providers)
+    except Exception as error:  # as above
+        raise LoadError(f"onnxruntime does not load it: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _specs(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(node) for node in nodes)
+
+
+def _spec(node: Any) -> TensorSpec:
+    datatype = DATATYPES.get(node.type)
+    if datatype is None:
+        raise LoadError(f"'{node.name}' is a {node.type}, which the protocol cannot carry")
+    shape = tuple(extent if isinstance(extent, int) else DYNAMIC for extent in node.shape)
+    return TensorSpec(node.name, datatype, shape)
+
+
+def _has_batch_axis(inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Whether one symbol, the same everywhere, names the first extent of every input and output."""
+    firsts = {node.shape[0] if node.shape else None for node in (*inputs, *outputs)}
+    return bool(inputs) and len(firsts) == 1 and isinstance(firsts.pop(), str)
+
+
+def _check_batch_axis(signature: Signature) -> None:
+    for spec in (*signature.inputs, *signature.outputs) if signature.max_batch_size else ():
+        if not spec.shape or spec.shape[0] != DYNAMIC:
+            raise LoadError(
+                f"max_batch_size is {signature.max_batch_size}, but '{spec.name}' has shape {list(spec.shape)}, "
+                f"whose first extent is not dynamic"
+            )
+
+
+def _text(name: str, array: Array) -> Array:
+    try:
+        return np.array([element.decode() for element in array.flat], np.object_).reshape(array.shape)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"input '{name}': an element is not UTF-8: {error}") from None
+
+
+def _to_value(array: Array) -> ort.OrtValue:
+    if array.dtype != ml_dtypes.bfloat16:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    bits = np.ascontiguousarray(array).view(np.uint16)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+
+
+def _from_value(value: ort.OrtValue) -> Array:
+    if value.element_type() != _BFLOAT16:
+        return np.asarray(value.numpy())
+    bits = (ctypes.c_uint16 * (value.tensor_size_in_bytes() // 2)).from_address(value.data_ptr())
+    array: Array = np.array(bits, np.uint16).view(ml_dtypes.bfloat16).reshape(value.shape())
+    return array

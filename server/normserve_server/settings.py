@@ -1,0 +1,115 @@
+"""Every setting of the service, declared once: flag, environment variable and key of the settings file have one name.
+
+`--grpc-port 9000`, `NORMSERVE_GRPC_PORT=9000` and `grpc_port = 9000` in the TOML file named by `--config` or NORMSERVE_CONFIG
+say the same; a flag wins over the environment, and the environment over the file.
+"""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "NORMSERVE_"
+PROGRAM = "normserve serve"
+
+
+class SettingError(ValueError):
+    """A setting that cannot be; the text names it, what was wanted and what came."""
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normserve"
+
+
+class Settings(BaseSettings):
+    """Serve the models of a repository over gRPC, with metrics and health over HTTP."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True, cli_implicit_flags=True, cli_prog_name=PROGRAM
+    )
+
+    repository: Path = Field(description="folder of models: <model>/<version>/model.onnx")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
+    http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of /metrics and /health; 0 for any free one")
+    device: str = Field("auto", description="auto, cpu or cuda:N; auto is the first GPU where there is one")
+    fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
+    cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")
+    intra_op_threads: int = Field(0, ge=0, description="threads within one operator; 0 for one per core")
+    default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
+    max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
+    max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
+    drain_timeout_seconds: float = Field(30.0, gt=0, description="longest wait for accepted calls when stopping")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+
+
+def read(arguments: list[str]) -> Settings:
+    """Reads the settings.
+
+    Args:
+        arguments: the command line behind the program's name.
+
+    Raises:
+        SettingError: a setting is missing or wrong.
+        SystemExit: a flag is unknown, or `--help` was asked for and printed.
+    """
+    path = _config_path(arguments)
+
+    class Sourced(Settings):
+        __doc__ = Settings.__doc__
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            *_unused: PydanticBaseSettingsSource,
+            **_also_unused: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    try:
+        return CliApp.run(Sourced, cli_args=arguments)
+    except ValidationError as error:
+        raise SettingError("\n".join(_line(detail) for detail in error.errors())) from None
+    except SettingsError as error:
+        raise SettingError(str(error)) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"config {path}: {error}") from None
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get(f"{PREFIX}CONFIG"))
+    name = parser.parse_known_args(arguments)[0].config
+    if name is None:
+        return None
+    if not Path(name).is_file():
+        raise SettingError(f"config: there is no file {name}")
+    return Path(name)
+
+
+def _line(detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; there are {', '.join(Settings.model_fields)}"
+    places = f"--{name.replace('_', '-')}, {PREFIX}{name.upper()} or {name} in the settings file"
+    if detail["type"] == "missing":
+        return f"{name}: required; set {places}"
+    wanted = detail["msg"].removeprefix("Input should be ")
+    return f"{name}: wanted {wanted}, got {detail['input']!r} (from {places})"

@@ -1,0 +1,165 @@
+"""A request against a model's signature: what comes out of here can be run.
+
+Nothing behind this point asks again whether names, datatypes, shapes and sizes fit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from normserve_proto import open_inference_pb2 as pb
+from normserve_proto import tensors
+from normserve_proto.tensors import Array, Buffer
+
+from normserve_server.errors import InvalidRequestError, UnimplementedError
+from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+
+_SHARED_MEMORY = "shared_memory_region"
+_CLASSIFICATION = "classification"
+_SEQUENCE = "sequence_id"
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A ModelInfer message as it came.
+
+    Attributes:
+        message: the message; where `raw` is given, without its raw contents.
+        raw: views of the raw contents; None where they are in the message.
+    """
+
+    message: pb.ModelInferRequest
+    raw: Sequence[Buffer] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request that can be run.
+
+    Attributes:
+        inputs: arrays by name, in the signature's order; read-only views of the message.
+        outputs: positions, in the signature's outputs, of what was asked for, in that order.
+        size: samples, at least 0; 1 where the model has no batch axis.
+        shape_key: equal for requests that can run in one batch.
+        timeout_seconds: longest stay in the queue, > 0; None for any.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: tuple[int, ...]
+    size: int
+    shape_key: tuple[tuple[int, ...], ...]
+    timeout_seconds: float | None
+
+
+def check(signature: Signature, request: InferRequest) -> Work:
+    """Holds a request against a signature and views its tensors as arrays.
+
+    Raises:
+        InvalidRequestError: a name, datatype, shape, size or parameter does not fit.
+        TensorError: a tensor does not fit its own description.
+        UnimplementedError: shared memory, classification or sequences, which this server does not offer.
+    """
+    message = request.message
+    timeout = _timeout(message.parameters)
+    _check_names("input", [spec.name for spec in signature.inputs], [t.name for t in message.inputs])
+    _refuse_extensions(message)
+    raw = message.raw_input_contents if request.raw is None else request.raw
+    given = tensors.decode_all(message.inputs, raw)
+    for tensor in message.inputs:
+        _check_tensor(_spec(signature.inputs, tensor.name), tensor.datatype, tensor.shape)
+    inputs = {spec.name: given[spec.name] for spec in signature.inputs}
+    return Work(inputs, _outputs(signature, message), _size(signature, inputs), _shape_key(signature, inputs), timeout)
+
+
+def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
+    """The queue timeout in seconds; refuses what is reserved or of the wrong kind on the way."""
+    if not parameters:
+        return None
+    for key, parameter in parameters.items():
+        if key.startswith("triton_"):
+            raise InvalidRequestError(f"parameter '{key}': names that begin with triton_ are reserved")
+        if key == _SEQUENCE and _value(parameter) not in {0, ""}:
+            raise UnimplementedError("parameter 'sequence_id': sequences are not served")
+    priority = _value(parameters["priority"]) if "priority" in parameters else 0
+    if not _is_natural(priority):
+        raise InvalidRequestError(f"parameter 'priority' is an integer >= 0, got {priority!r}")
+    timeout = _value(parameters["timeout"]) if "timeout" in parameters else 0
+    if not _is_natural(timeout):
+        raise InvalidRequestError(f"parameter 'timeout' is an integer of microseconds >= 0, got {timeout!r}")
+    return timeout / 1e6 if timeout else None
+
+
+def _value(parameter: pb.InferParameter) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_names(kind: str, wanted: Iterable[str], given: Sequence[str]) -> None:
+    wanted = list(wanted)
+    if given == wanted:
+        return
+    unknown = [name for name in given if name not in wanted]
+    if unknown:
+        raise InvalidRequestError(f"unknown {kind} '{unknown[0]}'; the model has {', '.join(wanted)}")
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise InvalidRequestError(f"missing {kind} '{missing[0]}'; got {', '.join(given) or 'none'}")
+
+
+def _refuse_extensions(message: pb.ModelInferRequest) -> None:
+    described: list[Any] = [*message.inputs, *message.outputs]
+    for tensor in described:
+        if not tensor.parameters:
+            continue
+        if _SHARED_MEMORY in tensor.parameters:
+            raise UnimplementedError(f"tensor '{tensor.name}' is in shared memory, which this server does not offer")
+        if _CLASSIFICATION in tensor.parameters:
+            raise UnimplementedError(f"output '{tensor.name}' asks for classification, which this server does not offer")
+
+
+def _spec(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
+    return next(spec for spec in specs if spec.name == name)
+
+
+def _check_tensor(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> None:
+    if datatype != spec.datatype:
+        raise InvalidRequestError(f"input '{spec.name}' is {spec.datatype}, got {datatype}")
+    fits = len(shape) == len(spec.shape) and all(
+        wanted in {DYNAMIC, extent} for wanted, extent in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise InvalidRequestError(f"input '{spec.name}' has shape {list(spec.shape)}, got {list(shape)}")
+
+
+def _size(signature: Signature, inputs: Mapping[str, Array]) -> int:
+    if not signature.max_batch_size:
+        return 1
+    sizes = {name: array.shape[0] for name, array in inputs.items()}
+    size: int = next(iter(sizes.values()))
+    if any(other != size for other in sizes.values()):
+        raise InvalidRequestError(f"inputs differ in batch size: {', '.join(f'{k} has {v}' for k, v in sizes.items())}")
+    if size > signature.max_batch_size:
+        raise InvalidRequestError(f"batch of {size} samples, the model takes at most {signature.max_batch_size}")
+    return size
+
+
+def _shape_key(signature: Signature, inputs: Mapping[str, Array]) -> tuple[tuple[int, ...], ...]:
+    first = 1 if signature.max_batch_size else 0
+    return tuple(array.shape[first:] for array in inputs.values())
+
+
+def _outputs(signature: Signature, message: pb.ModelInferRequest) -> tuple[int, ...]:
+    names = [spec.name for spec in signature.outputs]
+    if not message.outputs:
+        return tuple(range(len(names)))
+    wanted = [output.name for output in message.outputs]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise InvalidRequestError(f"unknown output '{unknown[0]}'; the model has {', '.join(names)}")
+    if len(set(wanted)) < len(wanted):
+        raise InvalidRequestError(f"an output is asked for twice: {', '.join(wanted)}")
+    return tuple(names.index(name) for name in wanted)
