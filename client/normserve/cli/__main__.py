@@ -1,0 +1,5 @@
+"""`python -m normserve.cli`."""
+
+from normserve.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""Arrays in .npy files and on the terminal."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from normserve_proto import tensors
+from normserve_proto.tensors import Array
+
+from normserve.cli.console import InputError
+
+
+def load(path: Path) -> Array:
+    """Reads an array from a .npy file; never runs what a pickle in it says.
+
+    Raises:
+        InputError: there is no such file, or it is not one.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: wanted one array in a .npy file, got an archive")
+    return array
+
+
+def save(path: Path, array: Array) -> None:
+    """Writes an array to a .npy file, which has no bfloat16, so that becomes float32, nor objects, so those become bytes.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            np.save(file, _storable(array), allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def jsonable(array: Array) -> Any:
+    """Gives nested lists for JSON, which has no NaN and no infinities, so those become their names."""
+    return _jsonable(_storable(array).tolist())
+
+
+def summary(array: Array) -> str:
+    """Gives an array's first elements in one line."""
+    text = np.array2string(array.reshape(-1)[:6], precision=5, separator=", ", max_line_width=10_000)
+    return text if array.size <= 6 else f"{text[:-1]}, …]"
+
+
+def _storable(array: Array) -> Array:
+    match tensors.datatype_of(array):
+        case "BF16":
+            return array.astype(np.float32)
+        case "BYTES":
+            return array.astype(np.bytes_)
+    return array
+
+
+def _jsonable(value: Any) -> Any:
+    match value:
+        case list():
+            return [_jsonable(element) for element in value]
+        case bytes():
+            return value.decode(errors="replace")
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,27 @@
+"""`normserve serve`: the server, whose flags are its own."""
+
+from typing import Any
+
+import typer
+
+from normserve.cli.console import needs_extra
+
+# All arguments, --help too, go through as they are: the server declares its settings once, and not here.
+SETTINGS: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
+
+
+def serve(context: typer.Context) -> None:
+    """Serve a repository of models. `normserve serve --help` has the flags.
+
+    [bold]Example[/bold]
+
+    normserve serve --repository models/repository --device auto
+    """
+    with needs_extra("server"):
+        from normserve_server.__main__ import main
+
+        code = main(context.args)
+    raise typer.Exit(code)
