@@ -39,7 +39,7 @@ class Work:
     Attributes:
         inputs: arrays by name, in the signature's order; read-only views of the message.
         outputs: positions, in the signature's outputs, of what was asked for, in that order.
-        size: samples, at least 0; 1 where the model has no batch axis.
+        size: samples, at least 1; 1 where the model has no batch axis.
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
     """
@@ -142,8 +142,8 @@ def _size(signature: Signature, inputs: Mapping[str, Array]) -> int:
     size: int = next(iter(sizes.values()))
     if any(other != size for other in sizes.values()):
         raise InvalidRequestError(f"inputs differ in batch size: {', '.join(f'{k} has {v}' for k, v in sizes.items())}")
-    if size > signature.max_batch_size:
-        raise InvalidRequestError(f"batch of {size} samples, the model takes at most {signature.max_batch_size}")
+    if not 0 < size <= signature.max_batch_size:
+        raise InvalidRequestError(f"batch of {size} samples, the model takes 1 to {signature.max_batch_size}")
     return size
 
 

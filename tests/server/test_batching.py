@@ -1,0 +1,238 @@
+"""`cut` as the pure function it is, and the batcher around a servable that the test holds in its hands."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from normserve_proto.tensors import Array
+from normserve_server.batching import Batcher, Pending, cut
+from normserve_server.calls import Call, now
+from normserve_server.errors import DeadlineExceededError, InternalError, OverloadedError, UnavailableError
+from normserve_server.instance import Instance
+from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+from normserve_server.validation import Work
+from normserve_server.workers import Worker
+from prometheus_client import CollectorRegistry, Histogram
+
+
+def work(*rows: float, width: int = 1, timeout: float | None = None) -> Work:
+    x = np.repeat(np.array(rows, np.float32)[:, None], width, axis=1)
+    return Work({"x": x}, (0,), len(rows), ((width,),), timeout)
+
+
+class FakeFuture:
+    """All that `cut` asks of a future."""
+
+    def __init__(self, done: bool) -> None:
+        self._done = done
+
+    def done(self) -> bool:
+        return self._done
+
+
+def pending(size: int = 1, width: int = 1, expires: float | None = None, left: bool = False) -> Pending:
+    return Pending(work(*[0.0] * size, width=width), FakeFuture(left), 0.0, expires)  # type: ignore[arg-type]
+
+
+def test_cut_takes_from_the_front_until_it_is_full() -> None:
+    queue = deque([pending(2), pending(1), pending(2), pending(1)])
+    decision = cut(queue, 0.0, 4)
+    # The last one would fit, but it may not overtake the third.
+    assert [p.work.size for p in decision.batch] == [2, 1]
+    assert [p.work.size for p in decision.waiting] == [2, 1]
+
+
+def test_cut_takes_one_at_a_time_without_batching() -> None:
+    assert len(cut(deque([pending(), pending()]), 0.0, 0).batch) == 1
+
+
+def test_cut_leaves_out_who_left_and_who_is_late() -> None:
+    gone, late, fine = pending(left=True), pending(expires=1.0), pending(expires=3.0)
+    decision = cut(deque([gone, late, fine]), 2.0, 8)
+    assert decision.batch == [fine]
+    assert decision.expired == [late]
+    assert not decision.waiting
+
+
+def test_cut_batches_only_one_shape_and_keeps_the_others_in_order() -> None:
+    a, b, c, d = pending(width=1), pending(width=2), pending(width=1), pending(width=2)
+    decision = cut(deque([a, b, c, d]), 0.0, 8)
+    assert decision.batch == [a, c]
+    assert list(decision.waiting) == [b, d]
+
+
+@given(
+    st.lists(
+        st.builds(
+            pending,
+            size=st.integers(1, 5),
+            width=st.integers(1, 3),
+            expires=st.none() | st.floats(0, 2),
+            left=st.booleans(),
+        )
+    ),
+    st.integers(0, 6),
+)
+def test_cut_loses_nobody_and_lets_nobody_overtake_within_a_shape(queue: list[Pending], limit: int) -> None:
+    decision = cut(deque(queue), 1.0, limit)
+    wanted = [p for p in queue if not p.future.done()]
+    parts = [*decision.batch, *decision.expired, *decision.waiting]
+    assert sorted(map(id, parts)) == sorted(map(id, wanted))
+    assert all(p.expires is not None and p.expires <= 1.0 for p in decision.expired)
+    assert bool(decision.batch) or not decision.waiting
+    assert len({p.work.shape_key for p in decision.batch}) <= 1
+    size = sum(p.work.size for p in decision.batch)
+    assert len(decision.batch) <= 1 or size <= limit
+    for p in decision.waiting:
+        if decision.batch and p.work.shape_key == decision.batch[0].work.shape_key:
+            assert queue.index(p) > queue.index(decision.batch[-1])
+
+
+class Doubler:
+    """A servable that doubles, once the test lets it; a negative number is what it cannot bear."""
+
+    def __init__(self) -> None:
+        self.signature = Signature((TensorSpec("x", "FP32", (DYNAMIC, 1)),), (TensorSpec("y", "FP32", (DYNAMIC, 1)),), 4)
+        self.provider = "none"
+        self.go = threading.Event()
+        self.started = threading.Event()
+        self.batches: list[list[float]] = []
+
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        self.started.set()
+        assert self.go.wait(10)
+        self.batches.append(inputs["x"][:, 0].tolist())
+        if (inputs["x"] < 0).any():
+            raise InternalError("negative")
+        return [inputs["x"] * 2]
+
+
+@pytest.fixture
+def doubler() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+async def batcher(doubler: Doubler):
+    sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())
+    instance = Instance(doubler, Worker("test"), hop_seconds=0.0)
+    batcher = Batcher([instance], max_batch_size=4, max_queue_size=3, batch_sizes=sizes)
+    yield batcher
+    doubler.go.set()
+    await batcher.close()
+
+
+def submit(batcher: Batcher, item: Work, deadline: float | None = None) -> asyncio.Task[Sequence[Array]]:
+    return asyncio.create_task(batcher.submit(item, Call("ModelInfer", deadline)))
+
+
+async def busy(batcher: Batcher, doubler: Doubler) -> asyncio.Task[Sequence[Array]]:
+    """Occupies the instance, so that what is submitted next has to wait."""
+    task = submit(batcher, work(100.0))
+    await asyncio.to_thread(doubler.started.wait)
+    return task
+
+
+async def test_those_who_wait_run_together_and_each_gets_its_own(batcher: Batcher, doubler: Doubler) -> None:
+    first = await busy(batcher, doubler)
+    tasks = [submit(batcher, work(1.0)), submit(batcher, work(2.0, 3.0))]
+    await asyncio.sleep(0)
+    doubler.go.set()
+    outputs = [(await task)[0][:, 0].tolist() for task in (first, *tasks)]
+    assert outputs == [[200.0], [2.0], [4.0, 6.0]]
+    assert doubler.batches == [[100.0], [1.0, 2.0, 3.0]]
+
+
+async def test_a_bad_request_does_not_spoil_its_mates(batcher: Batcher, doubler: Doubler) -> None:
+    await busy(batcher, doubler)
+    good, bad, other = submit(batcher, work(1.0)), submit(batcher, work(-1.0)), submit(batcher, work(3.0))
+    await asyncio.sleep(0)
+    doubler.go.set()
+    assert (await good)[0].item() == 2.0
+    assert (await other)[0].item() == 6.0
+    with pytest.raises(InternalError, match="negative"):
+        await bad
+
+
+async def test_a_cancelled_caller_neither_runs_nor_delays(batcher: Batcher, doubler: Doubler) -> None:
+    await busy(batcher, doubler)
+    gone, stays = submit(batcher, work(1.0)), submit(batcher, work(2.0))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    doubler.go.set()
+    assert (await stays)[0].item() == 4.0
+    assert doubler.batches == [[100.0], [2.0]]
+
+
+async def test_a_caller_that_leaves_while_it_runs_does_not_hurt_its_mates(batcher: Batcher, doubler: Doubler) -> None:
+    running = await busy(batcher, doubler)
+    running.cancel()
+    await asyncio.sleep(0)
+    doubler.go.set()
+    assert (await submit(batcher, work(2.0)))[0].item() == 4.0
+
+
+async def test_a_deadline_is_read_when_the_batch_is_cut(batcher: Batcher, doubler: Doubler) -> None:
+    await busy(batcher, doubler)
+    late, timed_out = submit(batcher, work(1.0), deadline=now()), submit(batcher, work(2.0, timeout=1e-6))
+    fine = submit(batcher, work(3.0), deadline=now() + 60)
+    await asyncio.sleep(0)
+    doubler.go.set()
+    assert (await fine)[0].item() == 6.0
+    for task in (late, timed_out):
+        with pytest.raises(DeadlineExceededError, match="waited"):
+            await task
+    assert doubler.batches == [[100.0], [3.0]]
+
+
+async def test_a_full_queue_answers_at_once(batcher: Batcher, doubler: Doubler) -> None:
+    await busy(batcher, doubler)
+    waiting = [submit(batcher, work(float(i))) for i in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="3 requests wait already") as refusal:
+        await submit(batcher, work(9.0))
+    assert refusal.value.retry_after_ms > 0
+    doubler.go.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_closing_finishes_what_was_accepted_and_takes_nothing_more(batcher: Batcher, doubler: Doubler) -> None:
+    accepted = [await busy(batcher, doubler), submit(batcher, work(1.0))]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close())
+    await asyncio.sleep(0)
+    with pytest.raises(UnavailableError, match="unloading"):
+        await submit(batcher, work(2.0))
+    doubler.go.set()
+    await closing
+    assert [(await task)[0].item() for task in accepted] == [200.0, 2.0]
+
+
+async def test_phases_add_up_to_the_time_that_passed(batcher: Batcher, doubler: Doubler) -> None:
+    doubler.go.set()
+    call = Call("ModelInfer")
+    started = call.mark
+    await batcher.submit(work(1.0), call)
+    assert set(call.phases) == {"queue", "compute"}
+    assert sum(call.phases.values()) == pytest.approx(call.mark - started)
+    assert min(call.phases.values()) >= 0
+
+
+async def test_a_run_shorter_than_a_hop_stays_on_the_loop(doubler: Doubler) -> None:
+    doubler.go.set()
+    threads: list[int] = []
+    run = doubler.run
+    doubler.run = lambda inputs: threads.append(threading.get_ident()) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    instance = Instance(doubler, Worker("test"), hop_seconds=60.0)
+    sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())
+    batcher = Batcher([instance], max_batch_size=4, max_queue_size=3, batch_sizes=sizes)
+    for _ in range(2):  # how long it takes is known from the first time
+        await batcher.submit(work(1.0), Call("ModelInfer"))
+    await batcher.close()
+    assert threads[0] != threading.get_ident() == threads[1]

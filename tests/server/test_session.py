@@ -1,0 +1,135 @@
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from normserve_proto.tensors import DTYPES
+from normserve_server.devices import CPU, CUDA, Device
+from normserve_server.errors import InternalError, InvalidRequestError
+from normserve_server.servable import DYNAMIC
+from normserve_server.session import LoadError, OnnxSession
+from onnx import TensorProto, helper
+
+ONNX_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+    "BF16": TensorProto.BFLOAT16,
+}
+
+
+def save(path, nodes, inputs, outputs):
+    graph = helper.make_graph(nodes, "test", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def identity(path, kind=TensorProto.FLOAT, shape=("batch", 2), out_shape=None):
+    x = helper.make_tensor_value_info("x", kind, shape)
+    y = helper.make_tensor_value_info("y", kind, out_shape or shape)
+    return save(path, [helper.make_node("Identity", ["x"], ["y"])], [x], [y])
+
+
+CPU_DEVICE = Device(CPU)
+
+
+def load(path, max_batch_size=None, device=CPU_DEVICE):
+    return OnnxSession(path, device, threads=1, max_batch_size=max_batch_size, default_max_batch_size=8)
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_every_datatype_goes_through(tmp_path, datatype) -> None:
+    session = load(identity(tmp_path / "m.onnx", ONNX_TYPES[datatype]))
+    assert session.signature.inputs[0].datatype == datatype
+    assert session.provider == CPU
+    values = ["a", "é"] if datatype == "BYTES" else [0, 1]
+    x = np.array([values], object if datatype == "BYTES" else DTYPES[datatype])
+    sent = np.array([[b"a", "é".encode()]], object) if datatype == "BYTES" else x
+    (y,) = session.run({"x": sent})
+    assert y.dtype == x.dtype
+    assert y.tolist() == x.tolist()
+
+
+def test_bfloat16_beside_other_inputs(tmp_path) -> None:
+    infos = [helper.make_tensor_value_info(n, k, ["batch"]) for n, k in (("a", TensorProto.BFLOAT16), ("b", TensorProto.FLOAT))]
+    cast = helper.make_node("Cast", ["a"], ["c"], to=TensorProto.FLOAT)
+    add = helper.make_node("Add", ["b", "c"], ["y"])
+    path = save(tmp_path / "m.onnx", [cast, add], infos, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])])
+    a, b = np.array([1.5, 2], ml_dtypes.bfloat16), np.arange(4, dtype=np.float32)[::2]
+    assert load(path).run({"a": a, "b": b})[0].tolist() == [1.5, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "out_shape", "expected"),
+    [
+        (("batch", 2), ("batch", 2), 8),
+        (("n", 2), ("m", 2), 0),  # two names: nobody says that the axes are one
+        ((None, 2), (None, 2), 0),
+        ((3, 2), (3, 2), 0),
+    ],
+)
+def test_a_batch_axis_is_one_symbol_in_front_of_everything(tmp_path, shape, out_shape, expected) -> None:
+    assert load(identity(tmp_path / "m.onnx", shape=shape, out_shape=out_shape)).signature.max_batch_size == expected
+
+
+def test_an_explicit_batch_size_wins_and_is_checked(tmp_path) -> None:
+    assert load(identity(tmp_path / "a.onnx"), max_batch_size=3).signature.max_batch_size == 3
+    assert load(identity(tmp_path / "b.onnx"), max_batch_size=0).signature.max_batch_size == 0
+    with pytest.raises(LoadError, match=r"max_batch_size is 3, but 'x' has shape \[3, 2\]"):
+        load(identity(tmp_path / "c.onnx", shape=(3, 2)), max_batch_size=3)
+
+
+def test_symbols_become_dynamic(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx", shape=("batch", "width", 4)))
+    assert session.signature.inputs[0].shape == (DYNAMIC, DYNAMIC, 4)
+
+
+def test_what_onnxruntime_does_not_load_is_one_line(tmp_path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(LoadError, match="onnxruntime does not load it: ") as refusal:
+        load(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_failing_run_is_the_models_error(tmp_path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])
+    table = helper.make_node("Constant", [], ["t"], value_floats=[1.0, 2.0])
+    session = load(save(tmp_path / "m.onnx", [table, helper.make_node("Gather", ["t", "x"], ["y"])], [x], [y]))
+    with pytest.raises(InternalError, match="onnxruntime: "):
+        session.run({"x": np.array([7])})
+    assert session.run({"x": np.array([1])})[0].tolist() == [2.0]
+
+
+def test_strings_are_utf8(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx", TensorProto.STRING))
+    with pytest.raises(InvalidRequestError, match="input 'x': an element is not UTF-8"):
+        session.run({"x": np.array([[b"ok", b"\xff"]], object)})
+
+
+def test_a_device_that_onnxruntime_does_not_give_is_an_error(tmp_path) -> None:
+    # This machine may have the GPU build of onnxruntime and no GPU: it then falls back to the CPU without a word.
+    from normserve_server import devices
+
+    if devices.gpu_count():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(LoadError, match="asked for CUDAExecutionProvider"):
+        load(identity(tmp_path / "m.onnx"), device=Device(CUDA, 0))
+
+
+def test_types_that_the_protocol_cannot_carry_are_refused(tmp_path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.COMPLEX64, [1])
+    graph = [helper.make_node("Identity", ["x"], ["y"])]
+    path = save(tmp_path / "m.onnx", graph, [x], [helper.make_tensor_value_info("y", TensorProto.COMPLEX64, [1])])
+    with pytest.raises(LoadError):
+        load(path)
