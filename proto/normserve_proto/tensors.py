@@ -55,6 +55,7 @@ _CONTENTS_FIELDS = {
 }
 
 _LENGTH = struct.Struct("<I")
+_MOST_AXES = 64  # numpy's own limit
 
 
 class TensorError(ValueError):
@@ -144,6 +145,8 @@ def _describe(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise TensorError(f"tensor '{name}': unknown datatype '{datatype}'; known are {', '.join(DTYPES)}")
+    if len(shape) > _MOST_AXES:
+        raise TensorError(f"tensor '{name}' has {len(shape)} axes, at most {_MOST_AXES} are possible")
     if any(extent < 0 for extent in shape):
         raise TensorError(f"tensor '{name}': shape {list(shape)} has a negative extent")
     return dtype, math.prod(shape)
@@ -203,6 +206,8 @@ def _split_bytes(name: str, count: int, shape: Sequence[int], raw: memoryview) -
     elements: list[bytes] = []
     position = 0
     while position < len(raw):
+        if len(elements) == count:
+            raise TensorError(f"tensor '{name}': BYTES of shape {list(shape)} takes {count} elements, got more")
         start = position + _LENGTH.size
         stop = start + (_LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else 0)
         if stop > len(raw) or start > len(raw):
