@@ -51,26 +51,31 @@ def _rename_unless_present(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_files(*targets: Path) -> Iterator[list[Path]]:
-    """Give temporary paths that replace `targets`, in their order, when the block ends well.
+def new_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `target` when the block ends well.
+
+    What the block writes beside that path, external data for one, is moved beside `target` first.
 
     Args:
-        *targets: The files to write. The last one should be the one that readers look for first.
+        target: The file to write, or to replace.
 
     Yields:
-        One temporary path for each target, all in one directory that is a sibling of the last target. A target whose
-        temporary file was not written is left as it is.
+        The temporary path, of the same name, alone in a temporary directory beside `target`.
 
     Raises:
-        OSError: A file cannot be written.
+        OSError: The file cannot be written.
     """
-    home = targets[-1].absolute().parent
-    temporary = Path(tempfile.mkdtemp(prefix=f".{targets[-1].name}.", dir=home))
+    home = target.absolute().parent
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=home))
     try:
-        sources = [temporary / target.name for target in targets]
-        yield sources
-        for source, target in zip(sources, targets, strict=True):
-            if source.exists():
-                source.replace(target)
+        yield temporary / target.name
+        written = [path for path in temporary.rglob("*") if path.is_file()]
+        for path in sorted(written, key=lambda path: path.name == target.name):
+            _move(path, home / path.relative_to(temporary))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)

@@ -73,7 +73,7 @@ def export(
     program = _trace(module, examples)
     written = _to_onnx(program, list(inputs), outputs, opset)
     _check(program, written.model, outputs)
-    with atomic.new_files(path) as [temporary]:
+    with atomic.new_file(path) as temporary:
         written.save(temporary)
 
 

@@ -1,0 +1,81 @@
+"""What every fold has to respect whatever the operator, and the codes that say why a batch norm stayed.
+
+A map may leave a value only where nobody else sees that value: it has one consumer and is no output of the graph. A
+parameter may be changed only where its value is fixed: a caller must not be able to override it. What is legal for one
+operator only stands beside its rule, in rules.py.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class Reason(StrEnum):
+    """Why a batch norm stays."""
+
+    explanation: str
+
+    def __new__(cls, code: str, explanation: str) -> Reason:
+        """Make a member from its code, which the report holds, and its meaning in one sentence."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.explanation = explanation
+        return member
+
+    TRAINING_MODE = "training_mode", "it runs in training mode, or gives statistics beside its result"
+    BATCH_STATISTICS = "batch_statistics", "its parameters are computed at run time, from the batch itself"
+    OVERRIDABLE = "overridable", "a parameter is a graph input with a default, which a caller may override"
+    GRAPH_OUTPUT = "graph_output", "the value that would be scaled is an output of the graph"
+    SEVERAL_CONSUMERS = "several_consumers", "another node needs the value that would be scaled, as it is"
+    BLOCKED = "blocked", "the operator beside it lets no affine map through and cannot take one in"
+    AXIS = "axis", "its channels are not the axis that the weights beside it can scale"
+    BAD_STATISTICS = "bad_statistics", "a parameter is not finite, or a variance is negative"
+    OVERFLOW = "overflow", "the folded weights would not be finite in the type of the file"
+    DYNAMIC_PADDING = "dynamic_padding", "zero padding around a spatial size that is not known"
+    DTYPE = "dtype", "the types of the weights beside it do not allow the fold"
+    OPSET = "opset", "the file is older than opset 9, in which a batch norm had other attributes"
+    BODY = "body", "it stands in a model-local function or in the body of If, Loop or Scan"
+
+
+class StaysError(Exception):
+    """A batch norm cannot be folded; `reason` and `detail` say why."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def named(node: ir.Node) -> str:
+    """Return the operator and the name of a node, or of its first output where it has no name."""
+    return f"{node.op_type} {node.name or node.outputs[0].name!r}"
+
+
+def require_sole_use(value: ir.Value) -> None:
+    """Raise StaysError where anything but one node input sees the value."""
+    if value.is_graph_output():
+        raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
+    uses = value.uses()
+    if len(uses) > 1:
+        others = ", ".join(sorted({named(use.node) for use in uses}))
+        raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} goes to {others}")
+
+
+def require_axis(node: ir.Node, axis: int, wanted: int, channels: int, available: int) -> None:
+    """Raise StaysError where the map does not act on the axis, or not on the channels, that `node` can scale."""
+    if axis != wanted or channels != available:
+        raise StaysError(
+            Reason.AXIS, f"{named(node)} scales {available} channels on axis {wanted}, wanted {channels} on axis {axis}"
+        )
+
+
+def require_rank(node: ir.Node, value: ir.Value | None, rank: int) -> None:
+    """Raise StaysError where the rank of `value` is another one, or not known."""
+    if value is None or value.shape is None:
+        raise StaysError(Reason.AXIS, f"the rank of the input of {named(node)} is not known, wanted {rank}")
+    if value.shape.rank() != rank:
+        raise StaysError(Reason.AXIS, f"{named(node)} works on rank {value.shape.rank()}, wanted {rank}")

@@ -1,0 +1,136 @@
+"""From a file of the repository to what is served: `python -m normserve_models.prepare SOURCE.onnx OUT_DIR`.
+
+Writes OUT_DIR/model.onnx, folded and proved, and OUT_DIR/report.json; the directory appears whole or not at all, and one
+that is there already is kept. This is the process that the server starts, so that folding costs the serving process
+nothing. Exit status 0; 1 where the proof failed; 2 where the file is no model that can be served: then one line on
+stderr says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normserve_models import atomic, graph, verify
+from normserve_models.draw import SamplesError
+from normserve_models.fold import fold
+from normserve_models.reference import NoReferenceError
+from normserve_models.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from normserve_models.kernels import Array
+
+WRONG = (verify.ProofError, NoReferenceError)
+BAD_INPUT = (graph.SourceError, SamplesError, OSError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare one version; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m normserve_models.prepare", description=__doc__)
+    parser.add_argument("source", type=Path, help="the model as it stands in the repository")
+    parser.add_argument("out", type=Path, help="the directory to make")
+    options = parser.parse_args(arguments)
+    try:
+        prepare(options.source, options.out)
+    except WRONG as error:
+        sys.stderr.write(f"{options.source}: {error}\n")
+        return 1
+    except BAD_INPUT as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def prepare(source: Path, out: Path) -> None:
+    """Write `out`/model.onnx and `out`/report.json.
+
+    Raises:
+        ProofError: The folded file is not exact enough.
+        NoReferenceError: It cannot be judged.
+        SourceError: The file is no model that can be served.
+        OSError: A file cannot be read or written.
+    """
+    if out.is_dir():
+        return
+    with atomic.new_directory(out) as directory:
+        report = fold_file(source, directory / "model.onnx")
+        (directory / "report.json").write_text(report.to_json())
+
+
+def fold_file(
+    source: Path,
+    target: Path,
+    *,
+    tolerance: float | None = None,
+    samples: Mapping[str, Array] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Report:
+    """Fold a file and prove the result.
+
+    A file in which nothing folds is copied as it is, byte for byte, with its external data.
+
+    Args:
+        source: The model.
+        target: Where to write, in a directory that the caller throws away where this fails.
+        tolerance: As in `verify.prove`.
+        samples: As in `verify.prove`.
+        progress: Called with the share of the proof that is done, 0 to 1.
+
+    Returns:
+        The report.
+
+    Raises:
+        ProofError, NoReferenceError, SourceError, SamplesError, OSError: As in `prepare` and `verify.prove`.
+    """
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load"):
+        model = graph.load(source)
+        report = Report(_sha256(source), [], seconds=seconds)
+    with _timed(seconds, "fold"):
+        report.norms = fold(model)
+    if not report.folded:
+        report.proof = "nothing was changed: there is nothing to prove"
+        with _timed(seconds, "write"):
+            verify.session(source)
+            _copy(source, target)
+        return report
+    with _timed(seconds, "write"):
+        graph.save(model, target, f"{target.name}.data")
+        graph.check(target)
+    del model
+    with _timed(seconds, "proof"):
+        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
+    report.proof = f"against float64, on drawn inputs{' and on samples' if samples is not None else ''}"
+    return report
+
+
+def _copy(source: Path, target: Path) -> None:
+    for name in graph.external_files(graph.load(source)):
+        beside = target.parent / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, beside)
+    shutil.copyfile(source, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[step] = round(time.monotonic() - started, 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

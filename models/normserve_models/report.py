@@ -1,0 +1,110 @@
+"""report.json: what became of each batch norm of a file, and how exact the result is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+SCHEMA = 1
+
+
+def engine_version() -> str:
+    """Return the version of the installed package, or "0" where it runs from its source alone."""
+    try:
+        return version("normserve")
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass
+class Norm:
+    """What became of one batch norm.
+
+    Attributes:
+        name: The node, or its first output where the node has no name.
+        folded: Whether it is gone.
+        into: The nodes that took it in; empty where it stayed.
+        reason: The code of `legality.Reason` where it stayed.
+        detail: What exactly stood in the way, for people.
+    """
+
+    name: str
+    folded: bool
+    into: list[str] = field(default_factory=list)
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass
+class OutputError:
+    """How far an output is from float64: max |y - reference| / max |reference|, for an integer output the share that differs.
+
+    Attributes:
+        name: The output.
+        folded: The error of the folded file; None where it is not finite.
+        unfolded: The error of the source.
+        bound: What `folded` was held to.
+    """
+
+    name: str
+    folded: float | None
+    unfolded: float | None
+    bound: float | None
+
+
+@dataclass
+class Report:
+    """The whole story of one file.
+
+    Attributes:
+        source_sha256: The hash of the ONNX file that went in, without its external data.
+        norms: One entry a batch norm, in the order of the graph.
+        errors: One entry an output; empty where there was nothing to prove.
+        proof: What was proved and on what, in a sentence.
+        seconds: How long each step took.
+        engine: The version of normserve.
+        schema: The version of this format.
+    """
+
+    source_sha256: str
+    norms: list[Norm]
+    errors: list[OutputError] = field(default_factory=list)
+    proof: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    engine: str = field(default_factory=engine_version)
+    schema: int = SCHEMA
+
+    @property
+    def folded(self) -> int:
+        """How many batch norms are gone."""
+        return sum(norm.folded for norm in self.norms)
+
+    @property
+    def left(self) -> int:
+        """How many batch norms stayed."""
+        return len(self.norms) - self.folded
+
+    def to_json(self) -> str:
+        """Return the report as JSON, with the two counts."""
+        return json.dumps({**asdict(self), "folded": self.folded, "left": self.left}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read what `to_json` has written.
+
+        Raises:
+            ValueError: It is no JSON, or of another schema.
+            KeyError: A field is lacking.
+        """
+        data = json.loads(text)
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"the report has schema {data.get('schema')}, wanted {SCHEMA}")
+        return cls(
+            source_sha256=data["source_sha256"],
+            norms=[Norm(**norm) for norm in data["norms"]],
+            errors=[OutputError(**error) for error in data["errors"]],
+            proof=data["proof"],
+            seconds=data["seconds"],
+            engine=data["engine"],
+        )
