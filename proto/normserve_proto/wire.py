@@ -94,8 +94,6 @@ def _scan(message: Buffer, field: int) -> tuple[bytes, list[memoryview]]:
 def _extent(message: Buffer, tag: int, body: int) -> tuple[int, int]:
     """Where the value of a field begins and ends; `body` is the position behind its tag."""
     kind = tag & 7
-    if tag >> 3 == 0:
-        raise ValueError("field number 0")
     if kind == _LENGTH_DELIMITED:
         length, start = _read_varint(message, body)
         return start, start + length

@@ -78,6 +78,11 @@ fields = st.tuples(tags, varints, st.binary(max_size=8)).map(b"".join)
 delimited = st.tuples(st.sampled_from([1, 5, 7, 9, 15]), st.binary(max_size=200)).map(
     lambda field: wire.prefix(field[0], len(field[1])) + field[1]
 )
+unknown = st.one_of(
+    st.tuples(st.just(12 << 3 | 0), st.integers(0, 2**32).map(wire._varint)),
+    st.tuples(st.just(12 << 3 | 1), st.binary(min_size=8, max_size=8)),
+    st.tuples(st.just(12 << 3 | 5), st.binary(min_size=4, max_size=4)),
+).map(lambda field: bytes([field[0]]) + field[1])
 
 
 @given(requests)
@@ -96,7 +101,7 @@ def test_mutated_and_truncated_messages(request_message, data):
     check(bytes(message[: data.draw(st.integers(0, len(message)))]))
 
 
-@given(st.lists(st.one_of(fields, delimited), max_size=6).map(b"".join))
+@given(st.lists(st.one_of(fields, delimited, unknown), max_size=6).map(b"".join))
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(b"\x3a\xff\xff\xff\xff\x0fab")
 @example(b"\xba\x80\x80\x80\x10\x01a")
