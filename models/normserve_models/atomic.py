@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,37 +17,41 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, *, exist_ok: bool = False) -> Iterator[Path]:
     """Give a temporary directory that becomes `target` when the block ends well.
 
-    A `target` that another process made meanwhile is kept, and what was written here is dropped.
-
     Args:
-        target: The directory to make. Its parents are made where they lack.
+        target: The directory to make. Its parent is made where it lacks, and unmade where the block fails.
+        exist_ok: Keep a `target` that another process made meanwhile, and drop what was written here.
 
     Yields:
         The temporary directory, a sibling of `target`.
 
     Raises:
-        OSError: The directory cannot be written, or `target` is a file.
+        OSError: The directory cannot be written, or `target` is there and holds something.
     """
+    lacking = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
-        _rename_unless_present(temporary, target)
+        _rename(temporary, target, exist_ok=exist_ok)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lacking:
+            with suppress(OSError):  # it holds something: the target, or another's work
+                target.parent.rmdir()
 
 
-def _rename_unless_present(source: Path, target: Path) -> None:
+def _rename(source: Path, target: Path, *, exist_ok: bool) -> None:
     try:
         source.rename(target)
-    except OSError:
-        # Renaming onto a directory that holds something fails: somebody else was first, and theirs is as good.
+    except OSError as error:
         if not target.is_dir():
             raise
+        if not exist_ok:
+            raise FileExistsError(f"{target} was made by another process meanwhile") from error
 
 
 @contextmanager

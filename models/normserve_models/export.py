@@ -77,6 +77,29 @@ def export(
         written.save(temporary)
 
 
+def publish(module: nn.Module, inputs: Mapping[str, Any], model: Path, *, outputs: Sequence[str] | None = None) -> Path:
+    """Export `module` as the next version of a model of the repository; a version once there is never touched.
+
+    Args:
+        module: As in `export`.
+        inputs: As in `export`.
+        model: The folder of the model, REPOSITORY/NAME.
+        outputs: As in `export`.
+
+    Returns:
+        The file that was written, `model`/VERSION/model.onnx.
+
+    Raises:
+        ExportError: As in `export`.
+        OSError: The repository cannot be written, or another process has published the same version meanwhile.
+    """
+    taken = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
+    version = model / str(max(taken, default=0) + 1)
+    with atomic.new_directory(version) as directory:
+        export(module, inputs, directory / "model.onnx", outputs=outputs)
+    return version / "model.onnx"
+
+
 def refuse_training(module: nn.Module) -> None:
     """Raise ExportError, naming them, where batch norms are in training mode."""
     guilty = [name or "the module itself" for name, child in module.named_modules() if _trains(child)]

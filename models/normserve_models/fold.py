@@ -9,7 +9,7 @@ float64 until all is done: each is rounded once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -53,7 +53,7 @@ def fold(model: ir.Model) -> list[Norm]:
     Returns:
         What became of each batch norm, in the order of the graph.
     """
-    norms = {node: graph.label(node) for node in graph.batch_norms(model)}
+    norms = graph.batch_norms(model)
     if not norms:
         return []
     graph.infer_shapes(model)
@@ -74,11 +74,17 @@ def _fold_one(model: ir.Model, node: ir.Node, constants: Constants, names: graph
         plan = _plan(node, constants)
         _require_finite(plan)
     except StaysError as stays:
-        return {node: Norm(graph.label(node), folded=False, reason=stays.reason.value, detail=stays.detail)}
+        return {node: _norm(node, folded=False, reason=stays.reason.value, detail=stays.detail)}
     into = [graph.label(edit.node) for edit in plan.edits]
     gone = [dissolved for dissolved, _ in plan.dissolved if dissolved.op_type == graph.BATCH_NORM]
+    fates = {dissolved: _norm(dissolved, folded=True, into=into) for dissolved in gone}
     _apply(plan, constants, names)
-    return {dissolved: Norm(graph.label(dissolved), folded=True, into=into) for dissolved in gone}
+    return fates
+
+
+def _norm(node: ir.Node, **fate: Any) -> Norm:
+    scale = node.inputs[1] if len(node.inputs) > 1 else None
+    return Norm(graph.label(node), "" if scale is None else str(scale.name), **fate)
 
 
 def _require_foldable(model: ir.Model, node: ir.Node) -> None:

@@ -60,7 +60,7 @@ def prepare(source: Path, out: Path) -> None:
     """
     if out.is_dir():
         return
-    with atomic.new_directory(out) as directory:
+    with atomic.new_directory(out, exist_ok=True) as directory:
         report = fold_file(source, directory / "model.onnx")
         (directory / "report.json").write_text(report.to_json())
 
@@ -97,7 +97,7 @@ def fold_file(
     with _timed(seconds, "fold"):
         report.norms = fold(model)
     if not report.folded:
-        report.proof = "nothing was changed: there is nothing to prove"
+        report.proof = "Nothing was changed, so there was nothing to prove"
         with _timed(seconds, "write"):
             verify.session(source)
             _copy(source, target)
@@ -108,7 +108,7 @@ def fold_file(
     del model
     with _timed(seconds, "proof"):
         report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
-    report.proof = f"against float64, on drawn inputs{' and on samples' if samples is not None else ''}"
+    report.proof = f"Judged against float64 on drawn inputs{' and on the samples' if samples is not None else ''}"
     return report
 
 

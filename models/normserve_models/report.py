@@ -23,6 +23,7 @@ class Norm:
 
     Attributes:
         name: The node, or its first output where the node has no name.
+        scale: Its first parameter, which often tells the layer better than the name does.
         folded: Whether it is gone.
         into: The nodes that took it in; empty where it stayed.
         reason: The code of `legality.Reason` where it stayed.
@@ -30,6 +31,7 @@ class Norm:
     """
 
     name: str
+    scale: str
     folded: bool
     into: list[str] = field(default_factory=list)
     reason: str | None = None

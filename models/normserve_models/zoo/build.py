@@ -48,7 +48,7 @@ def build(name: str, version: Path) -> None:
     from normserve_models.export import export  # noqa: PLC0415 - torch, seconds of import
 
     network = importlib.import_module(NETWORKS[name])
-    with atomic.new_directory(version) as directory:
+    with atomic.new_directory(version, exist_ok=True) as directory:
         export(network.load(), network.INPUTS, directory / "model.onnx", outputs=network.OUTPUTS)
 
 
