@@ -2,7 +2,8 @@
 
 import asyncio
 
-from normserve_server.errors import OverloadedError, TooLargeError
+from normserve_server.calls import now
+from normserve_server.errors import OverloadedError, TooLargeError, UnavailableError
 
 RETRY_AFTER_MS = 100
 
@@ -18,6 +19,8 @@ class Admission:
         self.limit_bytes = limit_bytes
         self.calls = 0
         self.bytes = 0
+        self._draining = False
+        self._refused_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -25,9 +28,13 @@ class Admission:
         """Admits a message of `size` bytes; the caller owes a `leave`.
 
         Raises:
+            UnavailableError: the server is draining.
             TooLargeError: the message alone is over the limit.
             OverloadedError: it does not fit beside what is in flight.
         """
+        if self._draining:
+            self._refused_at = now()
+            raise UnavailableError("the server is draining")
         if size > self.limit_bytes:
             raise TooLargeError(f"message of {size} bytes, the server admits {self.limit_bytes} bytes at a time")
         if self.bytes + size > self.limit_bytes:
@@ -46,6 +53,13 @@ class Admission:
         if self.calls == 0:
             self._idle.set()
 
-    async def idle(self) -> None:
-        """Waits until nothing is in flight."""
+    async def drain(self, quiet_seconds: float) -> None:
+        """Admits nothing more, waits until nothing is in flight, and then until nobody asked for `quiet_seconds`.
+
+        The last wait is for callers that have not heard of it yet: each is told, instead of finding a closed connection.
+        """
+        self._draining = True
+        self._refused_at = now()
         await self._idle.wait()
+        while (left := self._refused_at + quiet_seconds - now()) > 0:  # noqa: ASYNC110 - the end moves with every caller
+            await asyncio.sleep(left)

@@ -1,7 +1,8 @@
 """Puts the service together, runs it, and takes it down without losing a call. The only file that knows every other.
 
-Stopping, in order: health says NOT_SERVING; gRPC takes no new calls; what was accepted is finished; models are unloaded; HTTP,
-which Prometheus may still be reading, goes last.
+Stopping, in order: health says NOT_SERVING; new calls are refused with UNAVAILABLE while what was accepted is finished; gRPC
+closes; models are unloaded; HTTP, which Prometheus may still be reading, goes last. gRPC is not closed first, because it would
+answer the calls that it has read but not handed over with CANCELLED, which no client tries again.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
+QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
 OPTIONS = (
@@ -99,14 +101,12 @@ class App:
         _log.info("draining", in_flight=self._admission.calls)
         self._serving = False
         await self._health.drain()
-        stopping = asyncio.create_task(self._grpc.stop(self._settings.drain_timeout_seconds))
-        await asyncio.sleep(0)  # from here on gRPC takes nothing new
+        await asyncio.sleep(self._settings.drain_delay_seconds)
         try:
-            await asyncio.wait_for(self._admission.idle(), self._settings.drain_timeout_seconds)
+            await asyncio.wait_for(self._admission.drain(QUIET_SECONDS), self._settings.drain_timeout_seconds)
         except TimeoutError:
-            _log.error("drain timed out", in_flight=self._admission.calls)
+            _log.warning("drain timed out", in_flight=self._admission.calls)
         await self._grpc.stop(LAST_CALLS_SECONDS)
-        await stopping
         await self._repository.unload_all()
         await self._normalizer.close()
         await self._http.stop()

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
     max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
+    drain_delay_seconds: float = Field(
+        0.0, ge=0, description="time between saying NOT_SERVING and refusing calls, for load balancers to notice"
+    )
     drain_timeout_seconds: float = Field(30.0, gt=0, description="longest wait for accepted calls when stopping")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")

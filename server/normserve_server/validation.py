@@ -63,10 +63,10 @@ def check(signature: Signature, request: InferRequest) -> Work:
     timeout = _timeout(message.parameters)
     _check_names("input", [spec.name for spec in signature.inputs], [t.name for t in message.inputs])
     _refuse_extensions(message)
-    raw = message.raw_input_contents if request.raw is None else request.raw
-    given = tensors.decode_all(message.inputs, raw)
     for tensor in message.inputs:
         _check_tensor(_spec(signature.inputs, tensor.name), tensor.datatype, tensor.shape)
+    raw = message.raw_input_contents if request.raw is None else request.raw
+    given = tensors.decode_all(message.inputs, raw)
     inputs = {spec.name: given[spec.name] for spec in signature.inputs}
     return Work(inputs, _outputs(signature, message), _size(signature, inputs), _shape_key(signature, inputs), timeout)
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 from normserve_server.admission import Admission
-from normserve_server.errors import OverloadedError, TooLargeError
+from normserve_server.errors import OverloadedError, TooLargeError, UnavailableError
 
 
 async def test_bytes_in_flight_are_limited() -> None:
@@ -22,14 +22,27 @@ async def test_a_message_that_never_fits_is_not_told_to_come_back() -> None:
         Admission(10).enter(11)
 
 
-async def test_idle_waits_for_the_last_one() -> None:
+async def test_draining_waits_for_the_last_one_and_refuses_new_ones() -> None:
     admission = Admission(10)
-    await asyncio.wait_for(admission.idle(), 1)
     admission.enter(1)
     admission.enter(1)
-    waiting = asyncio.create_task(admission.idle())
+    draining = asyncio.create_task(admission.drain(0.0))
+    await asyncio.sleep(0)
+    with pytest.raises(UnavailableError, match="draining"):
+        admission.enter(1)
     admission.leave(1)
     await asyncio.sleep(0)
-    assert not waiting.done()
+    assert not draining.done()
     admission.leave(1)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(draining, 1)
+
+
+async def test_draining_goes_on_while_callers_still_come() -> None:
+    admission = Admission(10)
+    draining = asyncio.create_task(admission.drain(0.2))
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        with pytest.raises(UnavailableError):
+            admission.enter(1)
+    assert not draining.done()
+    await asyncio.wait_for(draining, 5)
