@@ -110,6 +110,9 @@ def test_mutated_and_truncated_messages(request_message, data):
 @example(b"\x3a\x81\x80\x80\x80\x00a")
 @example(b"\x3a\x81\x80\x80\x80\x80\x00a")
 @example(b"\x00")
+# An entry that would read as fields of its own, behind a field of fixed size: whoever steps too far takes it for the head's.
+@example(b"\x65" + bytes(4) + b"\x3a\x08\x01\x08\x01\x08\x01\x08\x81\x01")
+@example(b"\x61" + bytes(8) + b"\x3a\x08\x01\x08\x01\x08\x01\x08\x81\x01")
 def test_arbitrary_fields(message):
     check(message)
 

@@ -1,0 +1,42 @@
+"""The two clients are one interface, and the operators are torch's."""
+
+import inspect
+
+import pytest
+import torch
+from normserve import AsyncClient, Client
+
+OPERATORS = ("batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm")
+
+
+def public(kind):
+    return {name: member for name, member in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+
+
+def test_both_have_the_same_verbs():
+    assert public(Client).keys() == public(AsyncClient).keys()
+    assert set(OPERATORS) < public(Client).keys()
+
+
+@pytest.mark.parametrize("verb", ["__init__", *sorted(public(Client))])
+def test_a_verb_has_the_same_signature_in_both(verb):
+    assert inspect.signature(getattr(Client, verb)) == inspect.signature(getattr(AsyncClient, verb))
+
+
+@pytest.mark.parametrize("verb", sorted(public(AsyncClient)))
+def test_every_verb_of_the_async_client_is_awaited(verb):
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, verb))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_has_torchs_names_order_and_defaults(operator):
+    theirs = inspect.signature(getattr(torch.nn.functional, operator)).parameters.values()
+    ours = [p for p in inspect.signature(getattr(Client, operator)).parameters.values() if p.name != "self"]
+    positional = [(p.name, p.default) for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == [(p.name, p.default) for p in theirs]
+    assert all(p.default is None for p in ours if p.kind is p.KEYWORD_ONLY)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_operator_has_a_timeout(operator):
+    assert "timeout" in inspect.signature(getattr(Client, operator)).parameters
