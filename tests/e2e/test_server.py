@@ -314,28 +314,39 @@ def metrics(server: RunningServer) -> dict[str, float]:
 
 
 def test_metrics_count_by_model_and_code(stub: GRPCInferenceServiceStub, digits_server: RunningServer) -> None:
-    def counter(code: str, model: str = "digits", version: str = "1") -> float:
+    def requests(exported: dict[str, float], code: str, model: str, version: str) -> float:
         labels = f'code="{code}",method="ModelInfer",model="{model}",version="{version}"'
-        return metrics(digits_server).get(f"normserve_requests_total{{{labels}}}", 0)
+        return exported.get(f"normserve_requests_total{{{labels}}}", 0)
 
-    ok, unknown = counter("OK"), counter("NOT_FOUND", "", "")
+    before = metrics(digits_server)
     for _ in range(5):
         stub.ModelInfer(digits_request())
     refusal(lambda: stub.ModelInfer(pb.ModelInferRequest(model_name="made-up-by-the-caller")))
     time.sleep(0.05)  # the answer leaves before it is counted
-    assert counter("OK") == ok + 5
-    assert counter("NOT_FOUND", "", "") == unknown + 1
-    exported = metrics(digits_server)
-    assert not any("made-up-by-the-caller" in name for name in exported)
-    labels = 'method="ModelInfer",model="digits",version="1"'
-    total = exported[f"normserve_request_duration_seconds_sum{{{labels}}}"]
-    parts = [
-        exported[f'normserve_phase_duration_seconds_sum{{method="ModelInfer",model="digits",phase="{phase}",version="1"}}']
-        for phase in ("decode", "queue", "compute", "encode")
-    ]
-    assert 0.8 * total < sum(parts) <= total
-    assert exported['normserve_model_batch_norms{model="digits",state="left",version="1"}'] == 0
-    assert exported['normserve_model_batch_norms{model="digits",state="folded",version="1"}'] >= 6
+    after = metrics(digits_server)
+    assert requests(after, "OK", "digits", "1") == requests(before, "OK", "digits", "1") + 5
+    assert requests(after, "NOT_FOUND", "", "") == requests(before, "NOT_FOUND", "", "") + 1
+    assert not any("made-up-by-the-caller" in name for name in after)
+    assert after['normserve_model_batch_norms{model="digits",state="left",version="1"}'] == 0
+    assert after['normserve_model_batch_norms{model="digits",state="folded",version="1"}'] >= 6
+
+
+def test_phases_add_up_to_the_whole_request(stub: GRPCInferenceServiceStub, digits_server: RunningServer) -> None:
+    def seconds(name: str, phase: str = "") -> float:
+        labels = f'method="ModelInfer",model="digits",{phase}version="1"'
+        return metrics(digits_server).get(f"{name}_sum{{{labels}}}", 0.0)
+
+    def measured() -> tuple[float, float]:
+        phases = ("decode", "queue", "compute", "encode")
+        parts = [seconds("normserve_phase_duration_seconds", f'phase="{phase}",') for phase in phases]
+        return seconds("normserve_request_duration_seconds"), sum(parts)
+
+    total, parts = measured()
+    for _ in range(20):
+        stub.ModelInfer(digits_request())
+    time.sleep(0.05)
+    total, parts = (after - before for after, before in zip(measured(), (total, parts), strict=True))
+    assert 0.8 * total < parts <= total
 
 
 def test_http_health(digits_server: RunningServer) -> None:
