@@ -210,8 +210,8 @@ def _split_bytes(name: str, count: int, shape: Sequence[int], raw: memoryview) -
             raise TensorError(f"tensor '{name}': BYTES of shape {list(shape)} takes {count} elements, got more")
         start = position + _LENGTH.size
         stop = start + (_LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else 0)
-        if stop > len(raw) or start > len(raw):
-            raise TensorError(f"tensor '{name}': BYTES element {len(elements)} ends at byte {max(start, stop)} of {len(raw)}")
+        if stop > len(raw):
+            raise TensorError(f"tensor '{name}': BYTES element {len(elements)} ends at byte {stop} of {len(raw)}")
         elements.append(bytes(raw[start:stop]))
         position = stop
     if len(elements) != count:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normserve import __version__
-from normserve.cli import demo, infer, models, normalize, serve
+from normserve.cli import demo, export, fold, infer, models, normalize, serve
 from normserve.cli.console import InputError, fail
 from normserve.errors import NormserveError
 
@@ -25,6 +25,8 @@ app.command()(normalize.normalize)
 app.command()(models.models)
 app.command(**serve.SETTINGS)(serve.serve)
 app.command()(demo.demo)
+app.command()(fold.fold)
+app.command()(export.export)
 
 
 def _print_version(wanted: bool) -> None:
