@@ -15,14 +15,15 @@ def load(path: Path) -> Array:
     """Reads an array from a .npy file; never runs what a pickle in it says.
 
     Raises:
-        InputError: there is no such file, or it is not one.
+        InputError: there is no such file, it is not one, or its dtype has no name on the wire.
     """
     try:
         array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: wanted one array in a .npy file, got an archive")
+        tensors.datatype_of(array)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: wanted one array in a .npy file, got an archive")
     return array
 
 
