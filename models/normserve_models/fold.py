@@ -44,6 +44,21 @@ class Plan:
         del self.dissolved[dissolved:]
 
 
+@dataclass
+class Work:
+    """What the folds of one model share.
+
+    Attributes:
+        constants: The constants as they are by now.
+        names: Those that are taken.
+        freed: Values that some node has used and does not any more.
+    """
+
+    constants: Constants
+    names: graph.Names
+    freed: list[ir.Value | None] = field(default_factory=list)
+
+
 def fold(model: ir.Model) -> list[Norm]:
     """Fold what can be folded exactly, in place.
 
@@ -57,28 +72,28 @@ def fold(model: ir.Model) -> list[Norm]:
     if not norms:
         return []
     graph.infer_shapes(model)
-    constants = Constants(dict(model.opset_imports))
-    names = graph.Names(model)
+    work = Work(Constants(dict(model.opset_imports)), graph.Names(model))
     fates: dict[ir.Node, Norm] = {}
     for node in reversed(norms):
         if node not in fates:
-            fates |= _fold_one(model, node, constants, names)
-    _round(constants)
+            fates |= _fold_one(model, node, work)
+    graph.sweep(work.freed)
+    _round(work.constants)
     return [fates[node] for node in norms]
 
 
-def _fold_one(model: ir.Model, node: ir.Node, constants: Constants, names: graph.Names) -> dict[ir.Node, Norm]:
+def _fold_one(model: ir.Model, node: ir.Node, work: Work) -> dict[ir.Node, Norm]:
     """Fold one batch norm, and with it those that its map has met on its way; return what became of each."""
     try:
         _require_foldable(model, node)
-        plan = _plan(node, constants)
+        plan = _plan(node, work.constants)
         _require_finite(plan)
     except StaysError as stays:
         return {node: _norm(node, folded=False, reason=stays.reason.value, detail=stays.detail)}
     into = [graph.label(edit.node) for edit in plan.edits]
     gone = [dissolved for dissolved, _ in plan.dissolved if dissolved.op_type == graph.BATCH_NORM]
     fates = {dissolved: _norm(dissolved, folded=True, into=into) for dissolved in gone}
-    _apply(plan, constants, names)
+    _apply(plan, work)
     return fates
 
 
@@ -153,29 +168,29 @@ def _require_finite(plan: Plan) -> None:
                 raise StaysError(Reason.OVERFLOW, f"input {index} of {named(edit.node)} overflows {edit.dtype.name}")
 
 
-def _apply(plan: Plan, constants: Constants, names: graph.Names) -> None:
+def _apply(plan: Plan, work: Work) -> None:
     for edit in plan.edits:
-        _rewrite(edit, constants, names)
-    for node, below in reversed(plan.dissolved):
+        _rewrite(edit, work)
+    for node, below in plan.dissolved:
+        work.freed.extend(node.inputs)
         graph.dissolve(node, below)
 
 
-def _rewrite(edit: Edit, constants: Constants, names: graph.Names) -> None:
+def _rewrite(edit: Edit, work: Work) -> None:
     """Give a node constants of its own: those that it had may be shared."""
     node = edit.node
     node.op_type = edit.op_type or node.op_type
     for attribute in edit.dropped:
         node.attributes.pop(attribute, None)
-    replaced = [*node.inputs, None, None]
     node.resize_inputs(max(len(node.inputs), *[index + 1 for index in edit.constants]))
     for index, array in edit.constants.items():
-        value = _constant(names.fresh(_base_name(node, index, replaced[index])), array, edit.dtype)
+        old = node.inputs[index]
+        value = _constant(work.names.fresh(_base_name(node, index, old)), array, edit.dtype)
         assert node.graph is not None  # noqa: S101 - only nodes of a graph are rewritten
         node.graph.register_initializer(value)
         node.replace_input_with(index, value)
-        constants.exact[value] = array
-    for value in graph.sweep([replaced[index] for index in edit.constants]):
-        constants.exact.pop(value, None)
+        work.constants.exact[value] = array
+        work.freed.append(old)
 
 
 def _base_name(node: ir.Node, index: int, old: ir.Value | None) -> str:
@@ -193,5 +208,5 @@ def _constant(name: str, array: F64, dtype: ir.DataType) -> ir.Value:
 def _round(constants: Constants) -> None:
     while constants.exact:
         value, array = constants.exact.popitem()
-        assert value.dtype is not None  # noqa: S101 - given in _constant
-        value.const_value = ir.Tensor(rounded(array, value.dtype), name=value.name)
+        if value.is_initializer() and value.dtype is not None:
+            value.const_value = ir.Tensor(rounded(array, value.dtype), name=value.name)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 BATCH_NORM = "BatchNormalization"
 OWN_DOMAINS = frozenset(("", "ai.onnx"))
@@ -170,7 +170,9 @@ def infer_shapes(model: ir.Model) -> None:
     asked = (node for node in model.graph if node.op_type in {"MatMul", "Add"})
     values = itertools.chain.from_iterable((*node.inputs, *node.outputs) for node in asked)
     if any(value is not None and value.shape is None for value in values):
-        ir.passes.common.ShapeInferencePass(strict_mode=False)(model)
+        from onnx_ir.passes import common  # noqa: PLC0415 - for few files
+
+        common.ShapeInferencePass(strict_mode=False)(model)
 
 
 class Names:
@@ -178,11 +180,14 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken = {value.name for graph in model.graphs() for value in _values(graph)}
+        self._numbers: dict[str, Iterator[int]] = {}
 
     def fresh(self, base: str) -> str:
         """Return `base`, or `base` with the first number that makes it unique."""
-        candidates = itertools.chain([base], (f"{base}.{number}" for number in itertools.count(2)))
-        name = next(name for name in candidates if name not in self._taken)
+        name = base
+        numbers = self._numbers.setdefault(base, itertools.count(2))
+        while name in self._taken:
+            name = f"{base}.{next(numbers)}"
         self._taken.add(name)
         return name
 
@@ -199,17 +204,14 @@ def dissolve(node: ir.Node, kept: ir.Value) -> None:
     gone = node.outputs[0]
     graph = node.graph
     assert graph is not None  # noqa: S101 - only nodes of a graph are dissolved
-    inputs = list(node.inputs)
     gone.replace_all_uses_with(kept, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     kept.name, kept.shape, kept.type = gone.name, gone.shape or kept.shape, gone.type or kept.type
-    sweep(inputs)
 
 
-def sweep(values: list[ir.Value | None]) -> list[ir.Value]:
-    """Remove initializers that nothing uses any more, and the nodes that made such constants; return the former."""
-    pending = list(values)
-    swept: list[ir.Value] = []
+def sweep(values: Iterable[ir.Value | None]) -> None:
+    """Remove those initializers that nothing uses any more, and the nodes that made such constants."""
+    pending = list(dict.fromkeys(values))  # once each: asking a value for its uses costs as much as it has
     while pending:
         value = pending.pop()
         if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
@@ -218,11 +220,9 @@ def sweep(values: list[ir.Value | None]) -> list[ir.Value]:
         if value.is_initializer():
             assert value.graph is not None  # noqa: S101 - an initializer belongs to a graph
             del value.graph.initializers[str(value.name)]
-            swept.append(value)
         elif node is not None and node.graph is not None and not _used(node):
             pending.extend(node.inputs)
             node.graph.remove(node, safe=True)
-    return swept
 
 
 def _used(node: ir.Node) -> bool:

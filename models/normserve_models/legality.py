@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+MOST_NAMED = 4  # consumers in a message
+
+
 class Reason(StrEnum):
     """Why a batch norm stays."""
 
@@ -59,9 +62,9 @@ def require_sole_use(value: ir.Value) -> None:
     """Raise StaysError where anything but one node input sees the value."""
     if value.is_graph_output():
         raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
-    uses = value.uses()
+    uses = list(value.uses())
     if len(uses) > 1:
-        others = ", ".join(sorted({named(use.node) for use in uses}))
+        others = ", ".join(sorted({named(use.node) for use in uses[:MOST_NAMED]})) + " ..." * (len(uses) > MOST_NAMED)
         raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} goes to {others}")
 
 

@@ -38,7 +38,9 @@ class Reference:
 
     def __init__(self, model: ir.Model) -> None:
         if model.functions:
-            ir.passes.common.InlinePass()(model)
+            from onnx_ir.passes import common  # noqa: PLC0415 - for few files
+
+            common.InlinePass()(model)
         self._graph = model.graph
         self._opsets = dict(model.opset_imports)
         self._last = {value: node for node in model.graph for value in _reads(node)}
