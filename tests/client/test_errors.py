@@ -31,7 +31,8 @@ def test_every_class_knows_its_code():
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 async def test_a_code_becomes_its_class(call, plan, code):
-    plan.failures.extend([(code, "why it failed")] * (5 if code in RETRIED else 1))
+    at_once = (("grpc-retry-pushback-ms", "1"),)
+    plan.failures.extend([(code, "why it failed", at_once)] * (5 if code in RETRIED else 1))
     with pytest.raises(NormserveError) as caught:
         await call("server_metadata")
     assert type(caught.value) is errors.ERRORS[code]

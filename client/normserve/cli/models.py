@@ -38,6 +38,8 @@ def models(
 
 def _table(client: Client, index: Sequence[ModelIndex], timeout: float | None) -> Table:
     table = Table("model", "version", "state", "inputs", "outputs", "properties", show_lines=True)
+    for column in table.columns:
+        column.overflow = "fold"  # nothing is cut off: a reason may be long
     for entry in index:
         colour = _COLOURS.get(entry.state, "white")
         state = f"[{colour}]{escape(entry.state)}[/{colour}]"
@@ -55,4 +57,4 @@ def _described(metadata: ModelMetadata) -> tuple[str, str, str]:
 
 
 def _tensors(described: Sequence[TensorMetadata]) -> str:
-    return escape("\n".join(f"{tensor.name} {tensor.datatype}{list(tensor.shape)}" for tensor in described))
+    return escape("\n".join(f"{t.name} {t.datatype}[{','.join(map(str, t.shape))}]" for t in described))
