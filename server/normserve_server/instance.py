@@ -1,25 +1,22 @@
 """One servable with one thread and the buffers that its batches are put together in."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import structlog
-from normserve_proto.tensors import DTYPES, Array
+from normserve_proto.tensors import Array
 
 from normserve_server.calls import now
 from normserve_server.errors import InternalError
-from normserve_server.servable import DYNAMIC, Servable, Signature, TensorSpec
+from normserve_server.servable import Servable
 from normserve_server.validation import Work
 from normserve_server.workers import Worker
 
 Outcome: TypeAlias = Sequence[Array] | BaseException
 
-WARM_UP_RUNS = 5
 SMOOTHING = 0.2  # weight of the newest run in the moving average of run times
 MAX_KNOWN_SHAPES = 1024  # shapes come from callers, so what is remembered of them is bounded
-
-_log = structlog.get_logger(__name__)
 
 
 class Instance:
@@ -29,18 +26,21 @@ class Instance:
         servable: the model.
         worker: its thread.
         hop_seconds: what a hop to that thread and back costs.
+        run_seconds: what one sample takes, as far as that is known.
     """
 
-    def __init__(self, servable: Servable, worker: Worker, hop_seconds: float) -> None:
+    def __init__(self, servable: Servable, worker: Worker, hop_seconds: float, run_seconds: float = math.inf) -> None:
         self._servable = servable
         self._worker = worker
         self._hop_seconds = hop_seconds
         self._buffers: dict[str, Array] = {}
+        self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
 
     def quick(self, work: Work) -> bool:
         """Whether this work, alone, is known to take less time than a hop to the thread and back."""
-        return self._seconds.get((work.shape_key, work.size), self._hop_seconds) < self._hop_seconds
+        expected = self._run_seconds if work.size == 1 else math.inf
+        return self._seconds.get((work.shape_key, work.size), expected) < self._hop_seconds
 
     def start(self, batch: Sequence[Work], done: Callable[[list[Outcome]], None]) -> None:
         """Runs a batch on the instance's thread, then calls `done` on the loop."""
@@ -66,22 +66,6 @@ class Instance:
             if len(batch) == 1:
                 return [error]
             return [self.run([work])[0] for work in batch]
-
-    async def warm_up(self) -> None:
-        """Runs the servable on zeros until its first-run costs are paid and its run time is known.
-
-        Raises:
-            ServiceError: the servable fails although its shapes are all known.
-        """
-        work = _zeros(self._servable.signature)
-        if work is None:
-            _log.info("no warm-up: the model has dynamic shapes beyond the batch axis")
-            return
-        for _ in range(WARM_UP_RUNS):
-            self._seconds.clear()  # the first runs are the slow ones; the last one is what is to be expected
-            outcome = (await self._worker.call(lambda: self.run([work])))[0]
-            if isinstance(outcome, BaseException):
-                raise outcome
 
     async def close(self) -> None:
         """Ends the thread."""
@@ -135,18 +119,3 @@ def _split(outputs: Sequence[Array], sizes: Sequence[int]) -> list[list[Array]]:
             raise InternalError(f"output {position} has shape {list(output.shape)} for a batch of {total} samples")
     stops = np.cumsum(sizes)
     return [[output[stop - size : stop] for output in outputs] for size, stop in zip(sizes, stops.tolist(), strict=True)]
-
-
-def _zeros(signature: Signature) -> Work | None:
-    """Work of one sample of zeros; None where an extent beyond the batch's is not known."""
-    first = 1 if signature.max_batch_size else 0
-    if any(DYNAMIC in spec.shape[first:] for spec in signature.inputs):
-        return None
-    inputs = {spec.name: _zero(spec, first) for spec in signature.inputs}
-    key = tuple(array.shape[first:] for array in inputs.values())
-    return Work(inputs, tuple(range(len(signature.outputs))), 1, key, None)
-
-
-def _zero(spec: TensorSpec, batched: int) -> Array:
-    shape = (1,) * batched + spec.shape[batched:]
-    return np.full(shape, b"", np.object_) if spec.datatype == "BYTES" else np.zeros(shape, DTYPES[spec.datatype])
