@@ -145,7 +145,7 @@ class Batcher:
             await instance.close()
 
     def _run_here(self, instance: Instance, work: Work, call: Call) -> Sequence[Array]:
-        """On the loop: what is shorter than a hop to a thread and back is cheaper here."""
+        """On the loop, without a hop to a thread and back."""
         call.lap("queue")
         self._batch_sizes.observe(work.size)
         outcome = instance.run([work])[0]

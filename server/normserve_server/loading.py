@@ -59,7 +59,7 @@ class Loader:
             artifact = await self._artifact(folder / config.filename)
             session, seconds = await asyncio.to_thread(self._open_warm, artifact, config)
         worker = Worker("-".join(labels))
-        instance = Instance(session, worker, await worker.hop_seconds(), seconds)
+        instance = Instance(session, worker, seconds)
         batcher = Batcher(
             [instance],
             max_batch_size=session.signature.max_batch_size,

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from normserve_server.calls import now
-
 
 class Worker:
     """One thread. Its results arrive on the loop that asked; much cheaper per hop than `run_in_executor`.
@@ -50,15 +48,6 @@ class Worker:
         self.run(job, done)
         return await future
 
-    async def hop_seconds(self, rounds: int = 50) -> float:
-        """Measures what it costs to run nothing on the thread, in seconds: the median of `rounds`."""
-        laps = []
-        for _ in range(rounds):
-            started = now()
-            await self.call(_nothing)
-            laps.append(now() - started)
-        return sorted(laps)[rounds // 2]
-
     async def close(self) -> None:
         """Ends the thread once it has done what it was given."""
         self._jobs.put(None)
@@ -67,7 +56,3 @@ class Worker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-
-
-def _nothing() -> None:
-    pass

@@ -120,7 +120,7 @@ def doubler() -> Doubler:
 @pytest.fixture
 async def batcher(doubler: Doubler):
     sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())
-    instance = Instance(doubler, Worker("test"), hop_seconds=0.0)
+    instance = Instance(doubler, Worker("test"))
     batcher = Batcher([instance], max_batch_size=4, max_queue_size=3, batch_sizes=sizes)
     yield batcher
     doubler.go.set()
@@ -224,15 +224,17 @@ async def test_phases_add_up_to_the_time_that_passed(batcher: Batcher, doubler: 
     assert min(call.phases.values()) >= 0
 
 
-async def test_a_run_shorter_than_a_hop_stays_on_the_loop(doubler: Doubler) -> None:
+@pytest.mark.parametrize(("seconds", "on_the_loop"), [(1e-9, True), (60.0, False)])
+async def test_a_run_that_is_known_to_be_short_stays_on_the_loop(doubler: Doubler, seconds: float, on_the_loop: bool) -> None:
     doubler.go.set()
     threads: list[int] = []
     run = doubler.run
     doubler.run = lambda inputs: threads.append(threading.get_ident()) or run(inputs)  # type: ignore[method-assign, func-returns-value]
-    instance = Instance(doubler, Worker("test"), hop_seconds=60.0)
     sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())
+    instance = Instance(doubler, Worker("test"), run_seconds=seconds)
     batcher = Batcher([instance], max_batch_size=4, max_queue_size=3, batch_sizes=sizes)
-    for _ in range(2):  # how long it takes is known from the first time
-        await batcher.submit(work(1.0), Call("ModelInfer"))
+    await batcher.submit(work(1.0), Call("ModelInfer"))
+    await batcher.submit(work(1.0, 2.0), Call("ModelInfer"))  # of this size nothing is known
     await batcher.close()
-    assert threads[0] != threading.get_ident() == threads[1]
+    assert threads[0] == threading.get_ident() if on_the_loop else threads[0] != threading.get_ident()
+    assert threads[1] != threading.get_ident()
