@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -39,11 +41,12 @@ def load(path: Path) -> ir.Model:
         here they are constants, as onnxruntime takes them.
 
     Raises:
-        SourceError: It cannot be read, is not ONNX, is truncated, holds a cycle, or its external data is missing, too
-            short, or outside the folder of the model.
+        SourceError: It cannot be read, is not ONNX, is truncated, uses a value that nothing gives, holds a cycle, or its
+            external data is missing, too short, or outside the folder of the model.
     """
     try:
-        model = ir.load(path)
+        with _without_warnings():
+            model = ir.load(path)
     except (OSError, DecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not an ONNX file, or truncated"
         raise SourceError(f"{path}: {what}") from error
@@ -53,6 +56,7 @@ def load(path: Path) -> ir.Model:
         raise SourceError(f"{path}: not an ONNX file, or truncated")
     for tensor in _external_tensors(model):
         _require_inside(path, tensor)
+    _require_origins(path, model)
     _sort(path, model)
     _free_constants(model)
     return model
@@ -60,6 +64,24 @@ def load(path: Path) -> ir.Model:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep onnx_ir from writing on stderr what comes as an error here."""
+    logger = logging.getLogger("onnx_ir.serde")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _require_origins(path: Path, model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.graph is None:
+                raise SourceError(f"{path}: {value.name!r}, an input of {node.op_type} {node.name!r}, is given by nothing")
 
 
 def _sort(path: Path, model: ir.Model) -> None:
@@ -229,9 +251,10 @@ def _used(node: ir.Node) -> bool:
     return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
-def check(path: Path) -> None:
-    """Raise SourceError where onnx.checker does not accept a written file."""
+def complaint(path: Path) -> str | None:
+    """Return what onnx.checker has against a file, in one line, or None."""
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
-        raise SourceError(f"{path}: {_one_line(error)}") from error
+        return _one_line(error)
+    return None

@@ -1,0 +1,156 @@
+"""The process that the server starts."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from normserve_models import prepare, rules, verify
+from normserve_models.report import Report
+from normserve_models.testing import Draft
+
+
+def model(*, norm: bool = True) -> onnx.ModelProto:
+    draft = Draft()
+    y = draft.node("Conv", draft.input("batch", 3, 5, 5, name="image"), draft.drawn(8, 3, 3, 3))
+    y = draft.norm(y, 8) if norm else y
+    return draft.output(draft.node("Conv", draft.node("Relu", y), draft.drawn(8, 8, 1, 1), name="last"))
+
+
+def run(source, out) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", "-m", "normserve_models.prepare", str(source), str(out)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_model_is_folded_and_its_report_lies_beside_it(tmp_path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "cache" / "artifact"
+    onnx.save(model(), source)
+    done = run(source, out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in out.iterdir()} == {"model.onnx", "report.json"}
+    report = Report.from_json((out / "report.json").read_text())
+    assert (report.folded, report.left) == (1, 0)
+    assert [error.name for error in report.errors] == ["last.y"]
+    assert set(report.seconds) == {"load", "fold", "write", "proof"}
+    batch = {"image": np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)}
+    answers = [
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, batch)[0]
+        for path in (source, out / "model.onnx")
+    ]
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_there_already_is_kept(tmp_path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    onnx.save(model(), source)
+    out.mkdir()
+    (out / "model.onnx").write_text("theirs")
+    assert prepare.main([str(source), str(out)]) == 0
+    assert [path.name for path in out.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_file_without_batch_norms_passes_byte_for_byte(tmp_path, external) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    (tmp_path / "data").mkdir()
+    onnx.save(model(norm=False), source, save_as_external_data=external, location="data/weights.bin", size_threshold=0)
+    assert prepare.main([str(source), str(out)]) == 0
+    assert (out / "model.onnx").read_bytes() == source.read_bytes()
+    if external:
+        assert (out / "data/weights.bin").read_bytes() == (tmp_path / "data/weights.bin").read_bytes()
+    report = json.loads((out / "report.json").read_text())
+    assert (report["norms"], report["errors"]) == ([], [])
+    assert "nothing to prove" in report["proof"]
+    verify.session(out / "model.onnx")
+
+
+def test_external_data_is_folded(tmp_path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    onnx.save(model(), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert prepare.main([str(source), str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"model.onnx", "model.onnx.data", "report.json"}
+    verify.session(out / "model.onnx")
+
+
+def unloadable() -> bytes:
+    proto = model()
+    proto.graph.node[-1].domain = "their.domain"
+    proto.opset_import.append(onnx.helper.make_opsetid("their.domain", 1))
+    return proto.SerializeToString()
+
+
+def dangling(name: str) -> bytes:
+    proto = model()
+    [node] = [node for node in proto.graph.node if node.op_type == name]
+    node.input[0] = "nowhere"
+    return proto.SerializeToString()
+
+
+BAD = {
+    "empty": (b"", "not an ONNX file"),
+    "text": (b"no model", "not an ONNX file"),
+    "truncated": (model().SerializeToString()[:-100], "not an ONNX file, or truncated"),
+    "unknown domain": (unloadable(), "onnxruntime cannot load it"),
+    "a value that nothing gives": (dangling("BatchNormalization"), "nowhere"),
+    "a value that nothing gives, elsewhere": (dangling("Relu"), "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, case, capfd) -> None:
+    content, says = BAD[case]
+    source, out = tmp_path / "model.onnx", tmp_path / "cache" / "artifact"
+    source.write_bytes(content)
+    assert prepare.main([str(source), str(out)]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(str(source))
+    assert says in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_file_that_only_the_checker_refuses_is_folded(tmp_path) -> None:
+    """An output whose rank is not declared: onnxruntime does not mind."""
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    proto = model()
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    source.write_bytes(proto.SerializeToString())
+    assert prepare.main([str(source), str(out)]) == 0
+    assert Report.from_json((out / "report.json").read_text()).folded == 1
+
+
+def test_missing_external_data_in_a_process(tmp_path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    onnx.save(model(), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    done = run(source, out)
+    assert done.returncode == 2
+    assert done.stderr == f"{source}: the external data 'weights.bin' is missing\n"
+    assert not out.exists()
+
+
+def test_a_wrong_fold_is_not_written(tmp_path, capfd, monkeypatch) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    onnx.save(model(), source)
+
+    def wrong(node, affine, constants):
+        weight = constants.require(node, 1)
+        scaled = weight * affine.along(weight.ndim, axis=0)[0]  # and the shift forgotten
+        return rules.Absorbed(rules.Edit(node, {1: scaled}, ir.DataType.FLOAT))
+
+    monkeypatch.setitem(rules.BACKWARD, "Conv", wrong)
+    assert prepare.main([str(source), str(out)]) == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert "output 'last.y': the folded file is off by" in said
+    assert not out.exists()
+
+
+def test_the_serving_side_pays_for_no_torch() -> None:
+    code = "import sys, normserve_models.prepare; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
