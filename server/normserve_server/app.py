@@ -194,7 +194,12 @@ def _check_free(name: str, host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        raise StartError(f"{name} port {port} on {host}: {os.strerror(error.errno) if error.errno else error}") from None
+        raise StartError(f"{name} port {port} on {host}: {_system_words(error)}") from None
+
+
+def _system_words(error: OSError) -> str:
+    """What the system says; Python adds the address to it, which is there already. Resolvers have negative numbers."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def _reflected() -> descriptor_pool.DescriptorPool:

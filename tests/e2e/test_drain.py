@@ -1,6 +1,9 @@
 """Stopping under load: whatever was accepted is answered, and the process ends with 0."""
 
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -88,10 +91,27 @@ def test_health_watchers_are_told_and_do_not_hold_the_server_up(digits_repositor
         assert time.monotonic() - started < 10  # the drain's own limit is 30 s
 
 
-def test_a_port_in_use_is_one_clear_line(digits_server: RunningServer, digits_repository: Path, cache_dir: Path) -> None:
-    import subprocess
-    import sys
+def test_a_stop_while_models_load_is_a_stop(digits_repository: Path, tmp_path: Path) -> None:
+    arguments = ("--cache-dir", str(tmp_path / "fresh"))
+    with running_server(digits_repository, arguments=arguments, wait_until="live") as server:
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.log
 
+
+@pytest.mark.parametrize(
+    ("host", "text"), [("10.255.255.1", "Cannot assign requested address"), ("no.host.invalid", "not known")]
+)
+def test_an_address_that_is_not_ours_is_one_clear_line(digits_repository: Path, host: str, text: str) -> None:
+    command = [sys.executable, "-m", "normserve_server", "--repository", str(digits_repository), "--host", host]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("normserve serve: gRPC port 8001 on " + host)
+    assert result.stderr.count("\n") == 1
+    assert text in result.stderr
+
+
+def test_a_port_in_use_is_one_clear_line(digits_server: RunningServer, digits_repository: Path, cache_dir: Path) -> None:
     port = digits_server.grpc_address.rpartition(":")[2]
     command = [sys.executable, "-m", "normserve_server", "--repository", str(digits_repository), "--grpc-port", port]
     result = subprocess.run([*command, "--http-port", "0"], capture_output=True, text=True, check=False, timeout=60)
@@ -100,8 +120,6 @@ def test_a_port_in_use_is_one_clear_line(digits_server: RunningServer, digits_re
 
 
 def test_models_that_fail_do_not_take_the_others_down(digits_repository: Path, cache_dir: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(digits_repository, tmp_path / "r")
     broken = tmp_path / "r" / "broken" / "1"
     broken.mkdir(parents=True)
