@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from normserve_models import graph, rules
@@ -74,9 +75,10 @@ def fold(model: ir.Model) -> list[Norm]:
     graph.infer_shapes(model)
     work = Work(Constants(dict(model.opset_imports)), graph.Names(model))
     fates: dict[ir.Node, Norm] = {}
-    for node in reversed(norms):
-        if node not in fates:
-            fates |= _fold_one(model, node, work)
+    with np.errstate(all="ignore"):  # what is not finite is a reason to stay, not a warning
+        for node in reversed(norms):
+            if node not in fates:
+                fates |= _fold_one(model, node, work)
     graph.sweep(work.freed)
     _round(work.constants)
     return [fates[node] for node in norms]

@@ -50,19 +50,20 @@ def load(path: Path) -> ir.Model:
     except (OSError, DecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not an ONNX file, or truncated"
         raise SourceError(f"{path}: {what}") from error
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise SourceError(f"{path}: not a valid ONNX graph: {_one_line(error)}") from error
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: SerdeError, NotImplementedError
+        reason = _one_line(error.__cause__ or error)
+        raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from error
     if not model.ir_version or not (model.opset_imports or len(model.graph)):
         raise SourceError(f"{path}: not an ONNX file, or truncated")
     for tensor in _external_tensors(model):
         _require_inside(path, tensor)
-    _require_origins(path, model)
+    _require_sound(path, model)
     _sort(path, model)
     _free_constants(model)
     return model
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -77,8 +78,11 @@ def _without_warnings() -> Iterator[None]:
         logger.disabled = before
 
 
-def _require_origins(path: Path, model: ir.Model) -> None:
+def _require_sound(path: Path, model: ir.Model) -> None:
     for node in model.graph.all_nodes():
+        names = (node.name, node.op_type, node.domain, *(value.name for value in (*node.inputs, *node.outputs) if value))
+        if any(isinstance(name, bytes) for name in names):  # what protobuf makes of a string that it cannot decode
+            raise SourceError(f"{path}: a name in {node.op_type!r} {node.name!r} is not UTF-8")
         for value in node.inputs:
             if value is not None and value.producer() is None and value.graph is None:
                 raise SourceError(f"{path}: {value.name!r}, an input of {node.op_type} {node.name!r}, is given by nothing")

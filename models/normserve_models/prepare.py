@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from normserve_models import atomic, graph, verify
 from normserve_models.draw import SamplesError
 from normserve_models.fold import fold
@@ -94,22 +96,34 @@ def fold_file(
     with _timed(seconds, "load"):
         model = graph.load(source)
         report = Report(_sha256(source), [], seconds=seconds)
-    with _timed(seconds, "fold"):
-        report.norms = fold(model)
+    try:
+        with _timed(seconds, "fold"):
+            report.norms = fold(model)
+        with _timed(seconds, "write"):
+            _write(source, model, target, report)
+    except Exception:
+        verify.session(source)  # a graph that is not sound breaks anything: then this says so, in one line
+        raise
     if not report.folded:
         report.proof = "Nothing was changed, so there was nothing to prove"
-        with _timed(seconds, "write"):
-            verify.session(source)
-            _copy(source, target)
         return report
-    with _timed(seconds, "write"):
-        graph.save(model, target, f"{target.name}.data")
-        _require_valid(source, target)
     del model
     with _timed(seconds, "proof"):
         report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
     report.proof = f"Judged against float64 on drawn inputs{' and on the samples' if samples is not None else ''}"
     return report
+
+
+def _write(source: Path, model: ir.Model, target: Path, report: Report) -> None:
+    if report.folded:
+        try:
+            graph.save(model, target, f"{target.name}.data")
+        except ir.serde.SerdeError as error:  # a string that is no UTF-8, say, which reading lets through
+            raise graph.SourceError(f"{source}: not a valid ONNX graph: {error.__cause__ or error}") from error
+        _require_valid(source, target)
+    else:
+        verify.session(source)
+        _copy(source, target)
 
 
 def _require_valid(source: Path, target: Path) -> None:

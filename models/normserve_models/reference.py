@@ -58,7 +58,8 @@ class Reference:
         held = {value: widened(inputs[str(value.name)]) for value in self._graph.inputs if value.name in inputs}
         outputs = set(self._graph.outputs)
         for number, node in enumerate(self._graph, start=1):
-            held.update(zip(node.outputs, self._run(node, held), strict=False))
+            with np.errstate(all="ignore"):  # infinities and NaN are answers like others
+                held.update(zip(node.outputs, self._run(node, held), strict=False))
             for value in {value for value in _reads(node) if self._last[value] is node} - outputs:
                 held.pop(value, None)
             if progress is not None:

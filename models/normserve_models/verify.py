@@ -53,10 +53,12 @@ def session(path: Path, *, exact_training: bool = False) -> onnxruntime.Inferenc
         SourceError: onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what matters comes as an exception
+    options.log_severity_level = 4  # what matters comes as an exception; a fallback would print and try the same again
     disabled = ["ConstantSharing"] if exact_training else []
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
+        )
     except Exception as error:
         reason = " ".join(str(error).split())
         raise graph.SourceError(f"{path}: onnxruntime cannot load it: {reason}") from error

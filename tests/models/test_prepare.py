@@ -1,6 +1,7 @@
 """The process that the server starts."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,25 @@ def test_a_file_that_only_the_checker_refuses_is_folded(tmp_path) -> None:
     source.write_bytes(proto.SerializeToString())
     assert prepare.main([str(source), str(out)]) == 0
     assert Report.from_json((out / "report.json").read_text()).folded == 1
+
+
+def test_a_file_with_flipped_bytes_is_prepared_or_refused_in_one_line(tmp_path, capfd) -> None:
+    """Whatever is in the file: no trace, nothing half written, and never a fold that passes for wrong."""
+    sound = model().SerializeToString()
+    generator = np.random.default_rng(0)
+    source, out = tmp_path / "model.onnx", tmp_path / "artifact"
+    codes = set()
+    for _ in range(200):
+        content = np.frombuffer(sound, np.uint8).copy()
+        content[generator.integers(0, 400, 2)] = generator.integers(0, 256, 2)  # where the names and the structure are
+        source.write_bytes(content.tobytes())
+        codes.add(prepare.main([str(source), str(out)]))
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == (0 if out.exists() else 1)
+        assert {path.name for path in tmp_path.iterdir()} <= {"model.onnx", "artifact"}
+        shutil.rmtree(out, ignore_errors=True)
+    assert codes == {0, 2}
 
 
 def test_missing_external_data_in_a_process(tmp_path) -> None:
