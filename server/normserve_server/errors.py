@@ -9,8 +9,17 @@ from google.protobuf.message import DecodeError
 from normserve_proto.tensors import TensorError
 
 
+NEVER = -1
+
+
 class ServiceError(Exception):
-    """A refusal that the caller is told of."""
+    """A refusal that the caller is told of.
+
+    Attributes:
+        retry_after_ms: what the caller's retry policy is told: milliseconds to wait, `NEVER`, or None to leave it to the policy.
+    """
+
+    retry_after_ms: int | None = None
 
 
 class InvalidRequestError(ServiceError):
@@ -29,6 +38,12 @@ class UnavailableError(ServiceError):
     """The version is loading, unloading or failed; or the server is draining."""
 
 
+class FailedVersionError(UnavailableError):
+    """The version failed to load, and will not by waiting."""
+
+    retry_after_ms = NEVER
+
+
 class OverloadedError(ServiceError):
     """No room now; the caller may come back after `retry_after_ms` milliseconds."""
 
@@ -39,6 +54,8 @@ class OverloadedError(ServiceError):
 
 class TooLargeError(ServiceError):
     """One message larger than all that the server admits at a time: coming back does not help."""
+
+    retry_after_ms = NEVER
 
 
 class DeadlineExceededError(ServiceError):
@@ -60,6 +77,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    FailedVersionError: grpc.StatusCode.UNAVAILABLE,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -15,13 +15,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, OverloadedError, status_of
+from normserve_server.errors import DeadlineExceededError, ServiceError, status_of
 from normserve_server.metrics import Metrics
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 
-PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: how long a client waits before it tries again
+PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: how long a client waits before it tries again; negative for never
 MAX_TEXT = 1024  # a status travels in the trailers, which HTTP/2 peers limit to 8 KiB
 
 _log = structlog.get_logger(__name__)
@@ -134,4 +134,5 @@ def _refusal(error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
 
 
 def _trailers(error: Exception) -> tuple[tuple[str, str], ...]:
-    return ((PUSHBACK, str(error.retry_after_ms)),) if isinstance(error, OverloadedError) else ()
+    wait = error.retry_after_ms if isinstance(error, ServiceError) else None
+    return () if wait is None else ((PUSHBACK, str(wait)),)

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from normserve_server.calls import now
-from normserve_server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from normserve_server.errors import FailedVersionError, InvalidRequestError, NotFoundError, UnavailableError
 from normserve_server.loading import Loader
 from normserve_server.metrics import Metrics
 from normserve_server.session import LoadError
@@ -88,11 +88,10 @@ class Repository:
             UnavailableError: it is loading, unloading or failed.
         """
         version = self.find(model, number)
-        if not version.ready:
-            raise UnavailableError(
-                f"model '{model}' version {version.number} is {version.state}{version.reason and f': {version.reason}'}"
-            )
-        return version
+        if version.ready:
+            return version
+        text = f"model '{model}' version {version.number} is {version.state}"
+        raise FailedVersionError(f"{text}: {version.reason}") if version.reason else UnavailableError(text)
 
     async def load_all(self) -> None:
         """Finds all models on disk and loads the highest version of each; a failure is kept as that version's reason."""

@@ -143,5 +143,6 @@ def test_models_that_fail_do_not_take_the_others_down(digits_repository: Path, c
             stub.ModelInfer(pb.ModelInferRequest(model_name="broken"))
         assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
         assert index["broken"][1] in refusal.value.details()
+        assert dict(refusal.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"  # waiting does not mend it
         assert not stub.ModelReady(pb.ModelReadyRequest(name="broken")).ready
         assert not stub.ServerReady(pb.ServerReadyRequest()).ready

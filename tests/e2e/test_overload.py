@@ -112,6 +112,7 @@ def test_messages_are_limited_by_admission_only(stub: GRPCInferenceServiceStub) 
         stub.ModelInfer(request("identity", (16, 2**20)))
     assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMIT) in refusal.value.details()
+    assert dict(refusal.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"  # it will never fit
 
 
 def test_what_does_not_fit_beside_others_may_come_back(stub: GRPCInferenceServiceStub) -> None:
