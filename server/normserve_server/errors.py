@@ -8,7 +8,6 @@ import grpc
 from google.protobuf.message import DecodeError
 from normserve_proto.tensors import TensorError
 
-
 NEVER = -1
 
 
@@ -16,7 +15,7 @@ class ServiceError(Exception):
     """A refusal that the caller is told of.
 
     Attributes:
-        retry_after_ms: what the caller's retry policy is told: milliseconds to wait, `NEVER`, or None to leave it to the policy.
+        retry_after_ms: what retry policies are told: milliseconds to wait, `NEVER`, or None to leave it to them.
     """
 
     retry_after_ms: int | None = None
