@@ -51,7 +51,9 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --
 COPY --from=builder /opt/normserve /opt/normserve
 COPY deploy/healthcheck.py /usr/local/lib/normserve/healthcheck.py
 
+# onnxruntime's packages report their use to their maker unless they are told not to.
 ENV PATH=/opt/normserve/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     NORMSERVE_HOST=0.0.0.0 \
