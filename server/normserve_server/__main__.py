@@ -4,7 +4,11 @@ import asyncio
 import os
 import sys
 
+import structlog
+
 from normserve_server import logs, settings
+
+_log = structlog.get_logger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     except settings.SettingError as error:
         return _fail(str(error), 2)
     logs.configure(chosen.log_level, chosen.log_format)
+    for name in settings.unknown_variables(os.environ):
+        _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
     from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
 

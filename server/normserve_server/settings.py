@@ -6,7 +6,9 @@ say the same; a flag wins over the environment, and the environment over the fil
 
 import argparse
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,7 @@ from pydantic_settings import (
 
 PREFIX = "NORMSERVE_"
 PROGRAM = "normserve serve"
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)\w*)?$")
 
 
 class SettingError(ValueError):
@@ -94,6 +97,17 @@ def read(arguments: list[str]) -> Settings:
         raise SettingError(str(error)) from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"config {path}: {error}") from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names the environment variables that look like settings and are none; they may be mistyped, or somebody else's.
+
+    Those that Kubernetes makes for a service named normserve, such as NORMSERVE_PORT_8001_TCP, are left out.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.search(name)
+    )
 
 
 def _config_path(arguments: list[str]) -> Path | None:

@@ -59,6 +59,23 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, text: str) -> None:
         settings.read(["--repository", "r", "--config", str(file)])
 
 
+def test_variables_that_are_no_settings_are_found_but_for_kubernetes_own() -> None:
+    environment = dict.fromkeys(
+        (
+            "NORMSERVE_GRPC_PORT",
+            "NORMSERVE_GRPC_PROT",
+            "NORMSERVE_SERVICE_HOST",
+            "NORMSERVE_SERVICE_PORT_GRPC",
+            "NORMSERVE_PORT",
+            "NORMSERVE_PORT_8001_TCP_ADDR",
+            "NORMSERVE_GPU_PORT_8001_TCP",
+            "OTHER",
+        ),
+        "x",
+    )
+    assert settings.unknown_variables(environment) == ["NORMSERVE_GRPC_PROT"]
+
+
 def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         settings.read(["--help"])
