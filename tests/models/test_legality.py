@@ -35,6 +35,14 @@ def test_training_mode() -> None:
     stays(draft.output(draft.norm(conv(draft), 4, training_mode=1, outputs=3)), Reason.TRAINING_MODE, "BatchNormalization")
 
 
+def test_training_mode_with_one_output() -> None:
+    draft = Draft()
+    proto = draft.output(draft.norm(conv(draft), 4))
+    proto.graph.node[-1].attribute.append(helper.make_attribute("training_mode", 1))
+    [norm] = fold(ir.from_proto(proto))
+    assert (norm.folded, norm.reason) == (False, "training_mode")
+
+
 def test_several_outputs_are_training_mode_before_opset_14() -> None:
     draft = Draft(9)
     model = ir.from_proto(draft.output(draft.norm(conv(draft), 4, outputs=5)))
