@@ -169,6 +169,13 @@ class TestBytes:
         assert np.array_equal(output, array)
 
     @pytest.mark.usefixtures("small")
+    def test_of_a_field_that_is_there_twice_the_last_counts_as_in_protobuf(self):
+        data = [np.full(20_000, value).tobytes() for value in (1.0, 2.0)]
+        described = pb.Tensor(datatype="FP64", shape=[20_000]).SerializeToString()
+        response = wire.join(b"", 1, [wire.join(described, 3, data)])
+        assert normalization.output_of(X, pb.NormalizeRequest()).read(response)[0] == 2
+
+    @pytest.mark.usefixtures("small")
     @pytest.mark.parametrize("response", [b"", b"\x0a\xff", b"\x0a\x02\x0a\xff", b"\xff" * 70_000])
     def test_an_answer_that_is_none(self, response):
         with pytest.raises(InternalError, match="cannot be read"):

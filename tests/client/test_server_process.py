@@ -21,12 +21,14 @@ class Health(http.server.BaseHTTPRequestHandler):
         pass
 server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Health)
 def stop(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
     print("draining", flush=True)
     threading.Thread(target=server.shutdown).start()
 signal.signal(signal.SIGTERM, stop)
 print("started", file=sys.stderr, flush=True)
 server.serve_forever()
 server.server_close()
+time.sleep(0.5)
 print("stopped")
 """
 
@@ -52,7 +54,9 @@ def test_it_is_waited_for_and_drained(start):
     server.wait_until("live", 20)
     server.wait_until("ready", 20)
     server.stop()
-    server.stop()  # a second signal would end a draining server by force
+    while "draining" not in server.log:
+        time.sleep(0.01)
+    server.stop()
     assert server.wait(20) == 0
     assert server.log == "started\ndraining\nstopped\n"
 
