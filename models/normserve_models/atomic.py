@@ -70,6 +70,8 @@ def new_file(target: Path) -> Iterator[Path]:
         OSError: The file cannot be written.
     """
     home = target.absolute().parent
+    if not home.is_dir():
+        raise FileNotFoundError(f"{target}: there is no directory {home}")
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=home))
     try:
         yield temporary / target.name

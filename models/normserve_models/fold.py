@@ -73,7 +73,7 @@ def fold(model: ir.Model) -> list[Norm]:
     if not norms:
         return []
     graph.infer_shapes(model)
-    work = Work(Constants(dict(model.opset_imports)), graph.Names(model))
+    work = Work(Constants(graph.opsets(model)), graph.Names(model))
     fates: dict[ir.Node, Norm] = {}
     with np.errstate(all="ignore"):  # what is not finite is a reason to stay, not a warning
         for node in reversed(norms):
@@ -105,7 +105,7 @@ def _norm(node: ir.Node, **fate: Any) -> Norm:
 
 
 def _require_foldable(model: ir.Model, node: ir.Node) -> None:
-    opset = model.opset_imports.get("", OLDEST_OPSET)
+    opset = graph.opsets(model).get("", OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         raise StaysError(Reason.OPSET, f"the file is of opset {opset}")
     if node.graph is not model.graph:

@@ -112,9 +112,10 @@ def external_files(model: ir.Model) -> list[str]:
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
+        attributes = itertools.chain.from_iterable(node.attributes.values() for node in graph)
+        inline = (attribute.value for attribute in attributes if attribute.type is ir.AttributeType.TENSOR)
+        stored = (value.const_value for value in graph.initializers.values())
+        yield from (tensor for tensor in itertools.chain(stored, inline) if isinstance(tensor, ir.ExternalTensor))
 
 
 def _require_inside(path: Path, tensor: ir.ExternalTensor) -> None:
@@ -125,6 +126,8 @@ def _require_inside(path: Path, tensor: ir.ExternalTensor) -> None:
         raise SourceError(f"{path}: the external data {str(location)!r} is outside the folder of the model")
     if not file.is_file():
         raise SourceError(f"{path}: the external data {str(location)!r} is missing")
+    if file.stat().st_nlink > 1:  # onnx_ir refuses to read it: the other name may be somebody else's file
+        raise SourceError(f"{path}: the external data {str(location)!r} has several hard links")
     wanted = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
     if file.stat().st_size < wanted:
         raise SourceError(
@@ -182,6 +185,11 @@ def batch_norms(model: ir.Model) -> list[ir.Node]:
     return [node for node in nodes if node.op_type == BATCH_NORM and node.domain in OWN_DOMAINS]
 
 
+def opsets(model: ir.Model) -> dict[str, int]:
+    """Return the opset of each domain; ONNX's own is "", which a file may also write "ai.onnx"."""
+    return {"" if domain in OWN_DOMAINS else domain: version for domain, version in model.opset_imports.items()}
+
+
 def _bodies(model: ir.Model) -> list[ir.Graph | ir.Function]:
     return [model.graph, *model.functions.values()]
 
@@ -192,8 +200,8 @@ def label(node: ir.Node) -> str:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer the shapes of the graph where one that a rule may ask for is lacking."""
-    asked = (node for node in model.graph if node.op_type in {"MatMul", "Add"})
+    """Infer the shapes and types of the graph where one that a rule may ask for is lacking."""
+    asked = (node for node in model.graph if node.op_type in {"MatMul", "Add", "CastLike"})
     values = itertools.chain.from_iterable((*node.inputs, *node.outputs) for node in asked)
     if any(value is not None and value.shape is None for value in values):
         from onnx_ir.passes import common  # noqa: PLC0415 - for few files

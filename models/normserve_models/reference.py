@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from normserve_models.constants import FLOATS
-from normserve_models.graph import OWN_DOMAINS
+from normserve_models.graph import OWN_DOMAINS, opsets
 from normserve_models.kernels import KERNELS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Reference:
 
             common.InlinePass()(model)
         self._graph = model.graph
-        self._opsets = dict(model.opset_imports)
+        self._opsets = opsets(model)
         self._last = {value: node for node in model.graph for value in _reads(node)}
 
     def run(self, inputs: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> dict[str, Array]:

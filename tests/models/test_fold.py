@@ -126,6 +126,16 @@ def test_operators_of_other_domains_pass_untouched() -> None:
     assert [node.op_type for node in model.graph] == ["Gemm", "Conv"]
 
 
+def test_the_own_domain_may_be_written_out() -> None:
+    draft = Draft()
+    y = draft.node("Softmax", draft.norm(draft.node("Gemm", draft.input("batch", 4), draft.drawn(4, 4)), 4))
+    model = draft.output(y)
+    model.opset_import[0].domain = "ai.onnx"
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    folds(model)
+
+
 def chain(length: int, *, broken: bool) -> onnx.ModelProto:
     """A long chain of layers, or of batch norms that nothing takes in."""
     draft = Draft()

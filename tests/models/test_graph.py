@@ -85,6 +85,27 @@ def test_external_data_that_is_too_short(tmp_path) -> None:
         graph.load(path)
 
 
+def test_external_data_with_another_name_elsewhere(tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    external(path)
+    (tmp_path / "other.bin").hardlink_to(tmp_path / "weights.bin")
+    with pytest.raises(SourceError, match="hard links"):
+        graph.load(path)
+
+
+def test_external_data_of_a_constant_node_is_looked_at_too(tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    draft = Draft(as_nodes=True)
+    proto = draft.output(draft.node("Gemm", draft.input("batch", 4), draft.drawn(4, 4)))
+    tensor = proto.graph.node[0].attribute[0].t
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../weights.bin")
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(SourceError, match="outside"):
+        graph.load(path)
+
+
 def test_external_data_stays_external(tmp_path) -> None:
     path, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
     external(path)

@@ -1,5 +1,8 @@
 """Every reason for which a batch norm stays, and that the graph is then left as it was."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -27,6 +30,12 @@ def conv(draft: Draft, channels: int = 4, **attributes: object) -> str:
 def test_every_reason_has_a_code_and_a_meaning() -> None:
     assert Reason("overflow") is Reason.OVERFLOW
     assert all(reason.explanation and str(reason) == reason.value for reason in Reason)
+
+
+def test_every_code_stands_in_the_docs() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "folding.md"
+    codes = re.findall(r"^\| `(\w+)` \|", docs.read_text(), re.MULTILINE)
+    assert {reason.value for reason in Reason} <= set(codes)
 
 
 def test_training_mode() -> None:
