@@ -49,20 +49,16 @@ def refused(result, code, *texts):
 
 
 class TestStart:
-    @pytest.mark.parametrize(
-        "arguments",
-        [["--help"], ["--version"], *([name, "--help"] for name in ("infer", "normalize", "models", "demo", "fold", "export"))],
-        ids=" ".join,
-    )
-    def test_help_brings_in_nothing_heavy(self, arguments):
-        code = (
+    def test_help_brings_in_nothing_heavy(self):
+        program = (
             "import sys\nfrom normserve.cli import main\n"
-            f"sys.argv = ['normserve', *{arguments!r}]\n"
-            "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+            "for command in ('', 'infer', 'normalize', 'models', 'demo', 'fold', 'export'):\n"
+            "    sys.argv = ['normserve', *command.split(), '--help']\n"
+            "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
             "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
         )
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-        assert "normserve" in ended.stdout
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+        assert ended.stdout.count("Usage: normserve") == 7
         assert not HEAVY & set(ended.stderr.split())
 
     def test_every_command_is_in_the_help(self, normserve):

@@ -102,7 +102,7 @@ def test_mutated_and_truncated_messages(request_message, data):
 
 
 @given(st.lists(st.one_of(fields, delimited, unknown), max_size=6).map(b"".join))
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(b"\x3a\xff\xff\xff\xff\x0fab")
 @example(b"\xba\x80\x80\x80\x10\x01a")
 @example(b"\x3b\x3a\x01a\x3c")

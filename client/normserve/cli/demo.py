@@ -38,20 +38,24 @@ def demo(
 
     normserve demo --repository models/repository
     """
-    with needs_extra("server"):
-        from normserve_models.zoo.digits_data import held_out
-
-        images, labels = held_out()
     grpc_address, http_address = f"{HOST}:{grpc_port}", f"{HOST}:{http_port}"
     flags = ["--repository", str(repository), "--host", HOST, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
     server = ServerProcess(["-m", "normserve.cli", "serve", *flags, "--log-format", "console"], http_address=http_address)
-    _forward_signals(server)
     try:
+        _forward_signals(server)
+        images, labels = _digits()  # while the server starts
         _show(server, grpc_address, images[:IMAGES], labels[:IMAGES])
         code = server.wait()
     finally:
         server.close()
     raise typer.Exit(code)
+
+
+def _digits() -> tuple[Array, Array]:
+    with needs_extra("server"):
+        from normserve_models.zoo.digits_data import held_out
+
+        return held_out()
 
 
 def _forward_signals(server: ServerProcess) -> None:
