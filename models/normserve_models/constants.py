@@ -48,6 +48,15 @@ def fits(array: F64, dtype: ir.DataType) -> bool:
     return array.size == 0 or (float(array.max()) <= largest and float(array.min()) >= -largest)
 
 
+def _static_shape(node: ir.Node) -> np.ndarray[Any, Any] | None:
+    """Return what a Shape node gives where the dimensions that it asks for do not change from run to run."""
+    shape = None if node.inputs[0] is None else node.inputs[0].shape
+    if shape is None:
+        return None
+    asked = list(shape)[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
+    return np.array(asked, np.int64) if all(isinstance(size, int) for size in asked) else None
+
+
 class Constants:
     """Reads constants of one model, and holds the exact float64 values of those that the fold has replaced."""
 
@@ -108,6 +117,8 @@ class Constants:
             return None if tensor is None else tensor.numpy()
         if node.op_type == "CastLike":
             return self._cast_like(node, depth)
+        if node.op_type == "Shape" and (static := _static_shape(node)) is not None:
+            return static
         return self._evaluate(node, depth) if node.op_type in PURE else None
 
     def _cast_like(self, node: ir.Node, depth: int) -> np.ndarray[Any, Any] | None:

@@ -201,7 +201,7 @@ def label(node: ir.Node) -> str:
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer the shapes and types of the graph where one that a rule may ask for is lacking."""
-    asked = (node for node in model.graph if node.op_type in {"MatMul", "Add", "CastLike"})
+    asked = (node for node in model.graph if node.op_type in {"MatMul", "Add", "CastLike", "Shape"})
     values = itertools.chain.from_iterable((*node.inputs, *node.outputs) for node in asked)
     if any(value is not None and value.shape is None for value in values):
         from onnx_ir.passes import common  # noqa: PLC0415 - for few files

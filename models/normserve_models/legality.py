@@ -59,13 +59,19 @@ def named(node: ir.Node) -> str:
 
 
 def require_sole_use(value: ir.Value) -> None:
-    """Raise StaysError where anything but one node input sees the value."""
+    """Raise StaysError where more than one node sees what is in the value, or a caller does."""
     if value.is_graph_output():
         raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
-    uses = list(value.uses())
-    if len(uses) > 1:
-        others = ", ".join(sorted({named(use.node) for use in uses[:MOST_NAMED]})) + " ..." * (len(uses) > MOST_NAMED)
+    users = [use.node for use in value.uses() if not _looks_outside_only(use.node, use.idx)]
+    if len(users) > 1:
+        others = ", ".join(sorted(map(named, users[:MOST_NAMED]))) + " ..." * (len(users) > MOST_NAMED)
         raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} goes to {others}")
+
+
+def _looks_outside_only(node: ir.Node, index: int) -> bool:
+    """Tell whether a use reads only the shape or the type, which no fold changes; exporters like to write those."""
+    shape_only = node.op_type in {"Shape", "Size"} or (node.op_type == "CastLike" and index == 1)
+    return shape_only and node.domain in {"", "ai.onnx"}
 
 
 def require_axis(node: ir.Node, axis: int, wanted: int, channels: int, available: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from normserve_models import export as exporter
+from normserve_models import prepare
 from normserve_models.export import ExportError, export
 from torch import nn
 
@@ -40,6 +41,29 @@ def test_batch_norms_survive_and_the_batch_is_dynamic(tmp_path) -> None:
     answers = session.run(["maps", "means"], {"image": image.numpy(), "offset": offset.numpy()})
     for got, wanted in zip(answers, net(image, offset), strict=True):
         np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_torch_writes_folds_whole(tmp_path) -> None:
+    """Whole layers as torch's exporter writes them: no bias, no affine, groups, transposed, linear."""
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+        *(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8, affine=False), nn.SiLU()),
+        *(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Flatten()),
+        *(
+            nn.Linear(128, 16),
+            nn.BatchNorm1d(16),
+            nn.Hardswish(),
+            nn.Linear(16, 4, bias=False),
+            nn.BatchNorm1d(4, affine=False),
+        ),
+    ).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.2, 3)
+    export(net, {"x": ("FP32", (-1, 3, 8, 8))}, tmp_path / "net.onnx")
+    report = prepare.fold_file(tmp_path / "net.onnx", tmp_path / "folded.onnx")
+    assert (report.folded, report.left) == (5, 0)
 
 
 def test_arrays_and_tensors_are_examples_too(tmp_path) -> None:

@@ -194,3 +194,16 @@ def test_a_transposed_weight_folds() -> None:
     weight = draft.node("Transpose", draft.drawn(4, 5), perm=[1, 0])
     y = draft.node("Add", draft.node("MatMul", draft.input("batch", 5), weight), draft.drawn(4))
     everything_folds(draft.output(draft.norm(y, 4)), "Gemm")
+
+
+def test_affine_false_as_torch_writes_it() -> None:
+    """Ones and zeros expanded to the channels of the very value that is normalized: only its type and shape are read."""
+    draft = Draft()
+    y = draft.node("Gemm", draft.input("batch", 5), draft.drawn(5, 4))
+    shape = draft.node("Shape", y, start=1, end=2)
+    gamma, beta = (
+        draft.node("Expand", draft.node("CastLike", draft.constant([value], dtype=np.float64), y), shape) for value in (1, 0)
+    )
+    norm = draft.node("BatchNormalization", y, gamma, beta, draft.drawn(4), draft.constant([1, 2, 3, 4]))
+    result = everything_folds(draft.output(norm), "Gemm")
+    assert len(result.graph.node) == 1
