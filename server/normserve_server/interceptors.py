@@ -77,7 +77,8 @@ class Door:
                 code, text = _refusal(error, call)
                 await context.abort(code, text, _trailers(error))
             finally:
-                self._record(call, code, started, len(data), len(response))
+                # Later, so that the answer does not wait for it.
+                asyncio.get_running_loop().call_soon(self._record, call, code, now() - started, len(data), len(response))
             return response
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -97,10 +98,10 @@ class Door:
         finally:
             self._admission.leave(len(data))
 
-    def _record(self, call: Call, code: grpc.StatusCode, started: float, bytes_in: int, bytes_out: int) -> None:
+    def _record(self, call: Call, code: grpc.StatusCode, seconds: float, bytes_in: int, bytes_out: int) -> None:
         series = self._metrics.series(call.model, call.version, call.method)
         series.count(code.name)
-        series.duration.observe(now() - started)
+        series.duration.observe(seconds)
         series.bytes_in.inc(bytes_in)
         series.bytes_out.inc(bytes_out)
         self._metrics.observe(series, call.phases)

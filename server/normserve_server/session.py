@@ -94,8 +94,6 @@ class OnnxSession:
 def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin for the next run take the cores from gRPC, and from every other model.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; what is lacking is said once, by us
     try:
         return ort.InferenceSession(str(path), options, providers=device.providers)
