@@ -8,7 +8,8 @@ elements are Python objects, and the typed `contents` fields are copied.
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -76,6 +77,46 @@ def datatype_of(array: Array) -> str:
     return datatype
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a tensor lies in raw bytes: all of its description, checked, and nothing of its content.
+
+    Attributes:
+        name: the tensor's name, for errors' texts.
+        datatype: a name of the wire, such as "FP32"; `dtype` is numpy's.
+        shape: the extents, each >= 0.
+        count: how many elements that makes.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    count: int
+
+    @classmethod
+    def of(cls, name: str, datatype: str, shape: Sequence[int]) -> Self:
+        """Checks a description.
+
+        Raises:
+            TensorError: unknown datatype, negative extent, or more axes than numpy has.
+        """
+        dtype, count = _describe(name, datatype, shape)
+        return cls(name, datatype, tuple(shape), dtype, count)
+
+    def view(self, raw: Buffer) -> Array:
+        """Views raw bytes as an array; see `decode`."""
+        if self.datatype == "BYTES":
+            elements = _split_bytes(self.name, self.count, self.shape, memoryview(raw))
+            return _reshape(self.name, _object_array(elements), self.shape)
+        size = self.count * self.dtype.itemsize
+        if size != len(raw):
+            raise TensorError(
+                f"tensor '{self.name}': {self.datatype} of shape {list(self.shape)} takes {size} bytes, got {len(raw)}"
+            )
+        return _reshape(self.name, np.frombuffer(raw, self.dtype), self.shape)
+
+
 def decode(name: str, datatype: str, shape: Sequence[int], raw: Buffer) -> Array:
     """Views raw bytes as an array.
 
@@ -91,15 +132,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: Buffer) -> Array
     Raises:
         TensorError: unknown datatype, negative extent, or a number of bytes that is not what the shape needs.
     """
-    dtype, count = _describe(name, datatype, shape)
-    if datatype == "BYTES":
-        elements = _split_bytes(name, count, shape, memoryview(raw))
-        return _reshape(name, _object_array(elements), shape)
-    if count * dtype.itemsize != len(raw):
-        raise TensorError(
-            f"tensor '{name}': {datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes, got {len(raw)}"
-        )
-    return _reshape(name, np.frombuffer(raw, dtype), shape)
+    return Layout.of(name, datatype, shape).view(raw)
 
 
 def decode_all(tensors: Sequence[TensorMessage], raw: Sequence[Buffer]) -> dict[str, Array]:

@@ -26,19 +26,20 @@ SMALL = 64 * 1024
 MANY = 1024
 
 
-def split(message: Message, field: int) -> tuple[Message | bytes, list[memoryview] | None]:
+def split(message: Message, field: int, small: int | None = None) -> tuple[Message | bytes, list[memoryview] | None]:
     """Separates the entries of one repeated bytes field from the rest of a message.
 
     Args:
         message: a serialized message.
         field: the number of a repeated bytes field, 1 to 15.
+        small: the size in bytes below which a message is left whole; None for `SMALL`.
 
     Returns:
         The message without that field, and the field's entries in order as views of `message`. None instead of the entries
         where the message is small, has very many fields or is not understood: then the head is the whole message, and the
         entries are in it.
     """
-    if len(message) < SMALL:
+    if len(message) < (SMALL if small is None else small):
         return message, None
     try:
         return _scan(message, field)

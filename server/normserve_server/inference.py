@@ -7,19 +7,18 @@ from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 from normserve_proto.tensors import Array
 
-from normserve_server import validation
 from normserve_server.calls import Call
 from normserve_server.interceptors import Codec
+from normserve_server.plans import InferRequest, Plans
 from normserve_server.repository import Repository
-from normserve_server.servable import Signature, TensorSpec
-from normserve_server.validation import InferRequest, Work
+from normserve_server.servable import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """A ModelInfer answer before it is bytes: the message without its raw contents, and the arrays that those are made of."""
+    """A ModelInfer answer before it is bytes: the serialized message without its raw contents, and what those are made of."""
 
-    message: pb.ModelInferResponse
+    head: bytes
     outputs: Sequence[Array]
 
 
@@ -35,6 +34,7 @@ class InferenceServicer:
 
     def __init__(self, repository: Repository, version: str) -> None:
         self._repository = repository
+        self._plans = Plans(repository)
         self._version = version
         self.codecs = {"ModelInfer": (parse_request, serialize_response)}
 
@@ -75,13 +75,11 @@ class InferenceServicer:
 
     async def ModelInfer(self, request: InferRequest, call: Call) -> InferResponse:  # noqa: N802
         """Runs a model on one request's tensors."""
-        message = request.message
-        version = self._repository.serving(message.model_name, message.model_version)
-        call.model, call.version = version.labels
-        work = validation.check(version.signature, request)
+        planned, work = self._plans.find(request, call)
         call.lap("decode")
-        outputs = await version.batcher.submit(work, call)
-        return _response(message.id, version.labels, version.signature, work, outputs)
+        outputs = await planned.version.batcher.submit(work, call)
+        wanted = [outputs[position] for position in planned.plan.outputs]
+        return InferResponse(planned.answer_head(wanted), wanted)
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, _call: Call
@@ -95,31 +93,14 @@ class InferenceServicer:
 
 
 def parse_request(data: bytes) -> InferRequest:
-    """Parses a ModelInferRequest; big raw contents stay views of `data`.
-
-    Raises:
-        google.protobuf.message.DecodeError: not such a message.
-    """
-    head, raw = wire.split(data, wire.RAW_INPUT_CONTENTS)
-    return InferRequest(pb.ModelInferRequest.FromString(head), raw)
+    """Splits a ModelInferRequest into its head, which is not parsed yet, and its raw contents, as views of `data`."""
+    return InferRequest(*wire.split(data, wire.RAW_INPUT_CONTENTS, small=0))
 
 
 def serialize_response(response: InferResponse) -> bytes:
     """Serializes an answer; each output's memory is copied once."""
-    raw = [tensors.encode(array) for array in response.outputs]
-    return wire.join(response.message.SerializeToString(), wire.RAW_OUTPUT_CONTENTS, raw)
+    return wire.join(response.head, wire.RAW_OUTPUT_CONTENTS, [tensors.encode(array) for array in response.outputs])
 
 
 def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-
-
-def _response(
-    request_id: str, labels: tuple[str, str], signature: Signature, work: Work, outputs: Sequence[Array]
-) -> InferResponse:
-    message = pb.ModelInferResponse(model_name=labels[0], model_version=labels[1], id=request_id)
-    wanted = [outputs[position] for position in work.outputs]
-    for position, array in zip(work.outputs, wanted, strict=True):
-        spec = signature.outputs[position]
-        message.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-    return InferResponse(message, wanted)

@@ -29,6 +29,9 @@ class Repository:
         root: the folder that holds one folder a model.
         loader: what turns a version's folder into something that serves.
         metrics: where load times and states are recorded.
+
+    Attributes:
+        changes: how often a version's state has changed: what was looked up before the last change may be wrong.
     """
 
     def __init__(self, root: Path, loader: Loader, metrics: Metrics) -> None:
@@ -37,6 +40,7 @@ class Repository:
         self._metrics = metrics
         self._models: dict[str, dict[int, Version]] = {}
         self._searched = False
+        self.changes = 0
 
     @property
     def ready(self) -> bool:
@@ -105,30 +109,31 @@ class Repository:
         """Takes every version out of service, once what it accepted is done."""
         for version in self.versions():
             if version.ready:
-                version.state = UNLOADING
-                self._metrics.model_ready.labels(*version.labels).set(0)
+                self._change(version, UNLOADING)
                 await version.batcher.close()
-            version.state = UNAVAILABLE
-            version.reason = "unloaded"
+            self._change(version, UNAVAILABLE, "unloaded")
 
     async def _load(self, version: Version) -> None:
         log = _log.bind(model=version.model, version=version.number)
         started = now()
-        version.state = LOADING
-        self._metrics.model_ready.labels(*version.labels).set(0)
+        self._change(version, LOADING)
         try:
             version.loaded = await self._loader.load(version.folder, version.labels)
         except LoadError as error:
-            version.state, version.reason = UNAVAILABLE, str(error)
+            self._change(version, UNAVAILABLE, str(error))
             log.error("model failed to load", reason=version.reason)  # noqa: TRY400 - the reason says it all
             return
-        version.state = READY
+        self._change(version, READY)
         self._record(version, now() - started)
         log.info("model ready", seconds=round(now() - started, 3), **version.properties)
 
+    def _change(self, version: Version, state: str, reason: str = "") -> None:
+        version.state, version.reason = state, reason
+        self.changes += 1
+        self._metrics.model_ready.labels(*version.labels).set(version.ready)
+
     def _record(self, version: Version, seconds: float) -> None:
         labels = version.labels
-        self._metrics.model_ready.labels(*labels).set(1)
         self._metrics.load_seconds.labels(*labels).set(seconds)
         self._metrics.provider.labels(*labels, version.provider).set(1)
         for state, count in version.batch_norms.items():

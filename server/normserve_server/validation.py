@@ -1,15 +1,16 @@
 """A request against a model's signature: what comes out of here can be run.
 
-Nothing behind this point asks again whether names, datatypes, shapes and sizes fit.
+First its head becomes a `Plan`, which is all that does not depend on the tensors' content; then raw contents are bound to the
+plan. Nothing behind this point asks again whether names, datatypes, shapes and sizes fit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors
-from normserve_proto.tensors import Array, Buffer
+from normserve_proto.tensors import Array, Buffer, TensorError
 
 from normserve_server.errors import InvalidRequestError, UnimplementedError
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
@@ -20,55 +21,86 @@ _SEQUENCE = "sequence_id"
 
 
 @dataclass(frozen=True, slots=True)
-class InferRequest:
-    """A ModelInfer message as it came.
-
-    Attributes:
-        message: the message; where `raw` is given, without its raw contents.
-        raw: views of the raw contents; None where they are in the message.
-    """
-
-    message: pb.ModelInferRequest
-    raw: Sequence[Buffer] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Work:
     """A request that can be run.
 
     Attributes:
         inputs: arrays by name, in the signature's order; read-only views of the message.
-        outputs: positions, in the signature's outputs, of what was asked for, in that order.
         size: samples, at least 1; 1 where the model has no batch axis.
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
     """
 
     inputs: Mapping[str, Array]
-    outputs: tuple[int, ...]
     size: int
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
 
 
-def check(signature: Signature, request: InferRequest) -> Work:
-    """Holds a request against a signature and views its tensors as arrays.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request without its tensors' content, held against a signature: what every request with the same head has in common.
+
+    Attributes:
+        layouts: how the inputs lie in the raw contents, in the message's order.
+        names: the inputs' names in the signature's order.
+        outputs: positions, in the signature's outputs, of what was asked for, in that order.
+        size: as `Work` has it; `shape_key` and `timeout_seconds` likewise.
+    """
+
+    layouts: tuple[tensors.Layout, ...]
+    names: tuple[str, ...]
+    outputs: tuple[int, ...]
+    size: int
+    shape_key: tuple[tuple[int, ...], ...]
+    timeout_seconds: float | None
+
+    def bind(self, raw: Sequence[Buffer]) -> Work:
+        """Views raw contents as the inputs.
+
+        Raises:
+            TensorError: the number of entries, or the size of one, is not what the shapes take.
+        """
+        if len(raw) != len(self.layouts):
+            names = [layout.name for layout in self.layouts]
+            raise TensorError(f"{len(names)} tensors {names} but {len(raw)} raw contents")
+        return self.work({layout.name: layout.view(entry) for layout, entry in zip(self.layouts, raw, strict=True)})
+
+    def work(self, given: Mapping[str, Array]) -> Work:
+        """Puts decoded inputs in the signature's order."""
+        return Work({name: given[name] for name in self.names}, self.size, self.shape_key, self.timeout_seconds)
+
+
+def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
+    """Holds a request's head against a signature.
 
     Raises:
         InvalidRequestError: a name, datatype, shape, size or parameter does not fit.
-        TensorError: a tensor does not fit its own description.
+        TensorError: a shape that no tensor can have.
         UnimplementedError: shared memory, classification or sequences, which this server does not offer.
     """
-    message = request.message
     timeout = _timeout(message.parameters)
-    _check_names("input", [spec.name for spec in signature.inputs], [t.name for t in message.inputs])
+    names = tuple(spec.name for spec in signature.inputs)
+    _check_names(names, [tensor.name for tensor in message.inputs])
     _refuse_extensions(message)
     for tensor in message.inputs:
         _check_tensor(_spec(signature.inputs, tensor.name), tensor.datatype, tensor.shape)
-    raw = message.raw_input_contents if request.raw is None else request.raw
-    given = tensors.decode_all(message.inputs, raw)
-    inputs = {spec.name: given[spec.name] for spec in signature.inputs}
-    return Work(inputs, _outputs(signature, message), _size(signature, inputs), _shape_key(signature, inputs), timeout)
+    layouts = tuple(tensors.Layout.of(tensor.name, tensor.datatype, tensor.shape) for tensor in message.inputs)
+    shapes = {layout.name: layout.shape for layout in layouts}
+    first = 1 if signature.max_batch_size else 0
+    return Plan(
+        layouts=layouts,
+        names=names,
+        outputs=_outputs(signature, message),
+        size=_size(signature, shapes),
+        shape_key=tuple(shapes[name][first:] for name in names),
+        timeout_seconds=timeout,
+    )
+
+
+def has_contents(message: pb.ModelInferRequest) -> bool:
+    """Whether an input carries its elements in typed fields."""
+    return any(tensor.HasField("contents") for tensor in message.inputs)
 
 
 def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
@@ -98,16 +130,16 @@ def _is_natural(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_names(kind: str, wanted: Iterable[str], given: Sequence[str]) -> None:
-    wanted = list(wanted)
-    if given == wanted:
-        return
+def _check_names(wanted: Sequence[str], given: Sequence[str]) -> None:
     unknown = [name for name in given if name not in wanted]
     if unknown:
-        raise InvalidRequestError(f"unknown {kind} '{unknown[0]}'; the model has {', '.join(wanted)}")
+        raise InvalidRequestError(f"unknown input '{unknown[0]}'; the model has {', '.join(wanted)}")
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise InvalidRequestError(f"missing {kind} '{missing[0]}'; got {', '.join(given) or 'none'}")
+        raise InvalidRequestError(f"missing input '{missing[0]}'; got {', '.join(given) or 'none'}")
+    if len(given) > len(wanted):
+        twice = next(name for name in given if given.count(name) > 1)
+        raise InvalidRequestError(f"input '{twice}' is given twice")
 
 
 def _refuse_extensions(message: pb.ModelInferRequest) -> None:
@@ -135,21 +167,17 @@ def _check_tensor(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> None
         raise InvalidRequestError(f"input '{spec.name}' has shape {list(spec.shape)}, got {list(shape)}")
 
 
-def _size(signature: Signature, inputs: Mapping[str, Array]) -> int:
+def _size(signature: Signature, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if not signature.max_batch_size:
         return 1
-    sizes = {name: array.shape[0] for name, array in inputs.items()}
-    size: int = next(iter(sizes.values()))
+    sizes = {name: shape[0] for name, shape in shapes.items()}
+    size = next(iter(sizes.values()))
     if any(other != size for other in sizes.values()):
         raise InvalidRequestError(f"inputs differ in batch size: {', '.join(f'{k} has {v}' for k, v in sizes.items())}")
     if not 0 < size <= signature.max_batch_size:
-        raise InvalidRequestError(f"batch of {size} samples, the model takes 1 to {signature.max_batch_size}")
+        name = next(iter(sizes))
+        raise InvalidRequestError(f"input '{name}': batch of {size} samples, the model takes 1 to {signature.max_batch_size}")
     return size
-
-
-def _shape_key(signature: Signature, inputs: Mapping[str, Array]) -> tuple[tuple[int, ...], ...]:
-    first = 1 if signature.max_batch_size else 0
-    return tuple(array.shape[first:] for array in inputs.values())
 
 
 def _outputs(signature: Signature, message: pb.ModelInferRequest) -> tuple[int, ...]:

@@ -82,6 +82,12 @@ def test_a_queue_timeout_is_kept(stub: GRPCInferenceServiceStub) -> None:
     assert first.code() == grpc.StatusCode.OK
 
 
+def test_a_deadline_passes_in_the_queue_and_while_running(stub: GRPCInferenceServiceStub) -> None:
+    calls = [stub.ModelInfer.future(SLOW, timeout=0.1) for _ in range(2)]
+    assert [call.code() for call in calls] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert stub.ModelInfer.future(SLOW).code() == grpc.StatusCode.OK
+
+
 def test_a_caller_that_leaves_does_not_hold_up_the_next(stub: GRPCInferenceServiceStub) -> None:
     running = stub.ModelInfer.future(SLOW)
     time.sleep(0.05)

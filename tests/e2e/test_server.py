@@ -166,10 +166,10 @@ def _output(m: pb.ModelInferRequest) -> None:
         (_bytes, INVALID, ["image", "256", "257"]),
         (_missing, INVALID, ["image", "none"]),
         (_extra, INVALID, ["extra", "image"]),
-        (_zero, INVALID, ["0 samples", "64"]),
-        (_huge, INVALID, ["image", str(2**50), "256"]),
+        (_zero, INVALID, ["image", "0 samples", "64"]),
+        (_huge, INVALID, ["image", str(2**50), "64"]),
         (_overflowing, INVALID, ["image", "[-1, 1, 8, 8]"]),
-        (_batch, INVALID, ["65", "64"]),
+        (_batch, INVALID, ["image", "65", "64"]),
         (_output, INVALID, ["probability", "logits"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -300,11 +300,6 @@ def test_a_big_tensor_is_normalized_off_the_loop(channel: grpc.Channel) -> None:
     answer = NormalizationServiceStub(channel).Normalize(request)
     output = np.frombuffer(answer.output.data, "<f4").reshape(x.shape)
     np.testing.assert_allclose(output, (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True), atol=1e-4)
-
-
-def test_a_deadline_that_cannot_be_met(stub: GRPCInferenceServiceStub) -> None:
-    code, _ = refusal(lambda: stub.ModelInfer(digits_request(), timeout=1e-6))
-    assert code == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def metrics(server: RunningServer) -> dict[str, float]:

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 def work(*rows: float, width: int = 1, timeout: float | None = None) -> Work:
     x = np.repeat(np.array(rows, np.float32)[:, None], width, axis=1)
-    return Work({"x": x}, (0,), len(rows), ((width,),), timeout)
+    return Work({"x": x}, len(rows), ((width,),), timeout)
 
 
 class FakeFuture:

@@ -8,7 +8,7 @@ from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.tensors import TensorError
 from normserve_server.errors import InvalidRequestError, UnimplementedError
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
-from normserve_server.validation import InferRequest, check
+from normserve_server.validation import Work, plan
 
 SIGNATURE = Signature(
     inputs=(TensorSpec("image", "FP32", (DYNAMIC, 2)), TensorSpec("scale", "INT64", (DYNAMIC, 1))),
@@ -26,22 +26,27 @@ def request(image: tuple[int, ...] = (2, 2), scale: tuple[int, ...] = (2, 1)) ->
     return message
 
 
+def check(signature: Signature, message: pb.ModelInferRequest) -> Work:
+    return plan(signature, message).bind(message.raw_input_contents)
+
+
 def test_a_fitting_request_becomes_views_in_the_signatures_order() -> None:
     message = request()
     message.inputs.reverse()
     raw = [np.array([[7], [8]], "<i8").tobytes(), np.arange(4, dtype="<f4").tobytes()]
-    work = check(SIGNATURE, InferRequest(message, raw))
+    made = plan(SIGNATURE, message)
+    work = made.bind(raw)
     assert list(work.inputs) == ["image", "scale"]
     assert work.inputs["scale"].tolist() == [[7], [8]]
     assert np.shares_memory(work.inputs["image"], np.frombuffer(raw[1], np.uint8))
-    assert (work.size, work.shape_key, work.outputs, work.timeout_seconds) == (2, ((2,), (1,)), (0, 1), None)
+    assert (work.size, work.shape_key, made.outputs, work.timeout_seconds) == (2, ((2,), (1,)), (0, 1), None)
 
 
 def test_outputs_come_in_the_order_they_are_asked_for() -> None:
     message = request()
     message.outputs.add(name="label")
     message.outputs.add(name="logits")
-    assert check(SIGNATURE, InferRequest(message)).outputs == (1, 0)
+    assert plan(SIGNATURE, message).outputs == (1, 0)
 
 
 def test_the_queue_timeout_is_in_microseconds() -> None:
@@ -49,7 +54,7 @@ def test_the_queue_timeout_is_in_microseconds() -> None:
     message.parameters["timeout"].int64_param = 2_500_000
     message.parameters["priority"].uint64_param = 1
     message.parameters["anything"].string_param = "of the caller's own"
-    assert check(SIGNATURE, InferRequest(message)).timeout_seconds == 2.5
+    assert check(SIGNATURE, message).timeout_seconds == 2.5
 
 
 def _unknown_input(m: pb.ModelInferRequest) -> None:
@@ -87,10 +92,6 @@ def _bytes(m: pb.ModelInferRequest) -> None:
 
 def _entries(m: pb.ModelInferRequest) -> None:
     del m.raw_input_contents[1]
-
-
-def _both(m: pb.ModelInferRequest) -> None:
-    m.inputs[0].contents.fp32_contents.append(1.0)
 
 
 def _huge(m: pb.ModelInferRequest) -> None:
@@ -134,8 +135,7 @@ def _queue_timeout(m: pb.ModelInferRequest) -> None:
         (_extent, r"input 'image' has shape \[-1, 2\], got \[1, 4\]"),
         (_bytes, r"tensor 'image': FP32 of shape \[2, 2\] takes 16 bytes, got 3"),
         (_entries, "2 tensors .* but 1 raw contents"),
-        (_both, "'image' has contents although the message has raw contents"),
-        (_huge, r"'image': FP32 of shape \[1099511627776, 2\] takes 8796093022208 bytes, got 16"),
+        (_huge, "image has 1099511627776, scale has 2"),
         (_negative, r"'image': shape \[-1, 2\] has a negative extent"),
         (_output, "unknown output 'probabilities'; the model has logits, label"),
         (_output_twice, "asked for twice"),
@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_named(spoil: Callable[[pb.ModelInferRequest], None
     message = request()
     spoil(message)
     with pytest.raises((InvalidRequestError, TensorError), match=text):
-        check(SIGNATURE, InferRequest(message))
+        check(SIGNATURE, message)
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_what_does_not_fit_is_named(spoil: Callable[[pb.ModelInferRequest], None
 )
 def test_batch_sizes(image: tuple[int, ...], scale: tuple[int, ...], text: str) -> None:
     with pytest.raises(InvalidRequestError, match=text):
-        check(SIGNATURE, InferRequest(request(image, scale)))
+        check(SIGNATURE, request(image, scale))
 
 
 def test_without_a_batch_axis_a_request_is_one_sample() -> None:
     signature = Signature((TensorSpec("x", "FP32", (3,)),), (TensorSpec("y", "FP32", (3,)),), 0)
     message = pb.ModelInferRequest()
-    message.inputs.add(name="x", datatype="FP32", shape=[3]).contents.fp32_contents[:] = [1, 2, 3]
-    assert check(signature, InferRequest(message)).size == 1
+    message.inputs.add(name="x", datatype="FP32", shape=[3])
+    assert plan(signature, message).size == 1
 
 
 @pytest.mark.parametrize("where", ["input", "output", "classification", "sequence"])
@@ -184,4 +184,4 @@ def test_extensions_that_are_not_offered_are_said_to_be(where: str) -> None:
     else:
         message.parameters["sequence_id"].int64_param = 7
     with pytest.raises(UnimplementedError):
-        check(SIGNATURE, InferRequest(message))
+        check(SIGNATURE, message)
