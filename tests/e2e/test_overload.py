@@ -64,8 +64,9 @@ SLOW = request("slow", (SIZE, SIZE))
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(stub: GRPCInferenceServiceStub) -> None:
     calls = [stub.ModelInfer.future(SLOW) for _ in range(8)]
     codes = Counter(call.code() for call in calls)
-    # One runs and two wait; the others come while that is so.
-    assert codes == {grpc.StatusCode.OK: 3, grpc.StatusCode.RESOURCE_EXHAUSTED: 5}
+    # One runs and two wait, so three are accepted, and more only where a run ended before the last request had come.
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert 3 <= codes[grpc.StatusCode.OK] < len(calls)
     refused = next(call for call in calls if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
     assert "'slow': 2 requests wait already" in refused.details()
