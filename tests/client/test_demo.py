@@ -20,12 +20,12 @@ def ports():
 
 @pytest.fixture
 def demo(tmp_path, cache_dir, ports):
-    """Starts the demo with its output going to a file; kills what is left of it."""
+    """Starts the demo with its output going to a file; ends what is left of it, and thereby its server."""
     log = tmp_path / "demo.txt"
     started = []
 
-    def start(repository, **options):
-        command = [sys.executable, "-m", "normserve.cli", "demo", "--repository", str(repository)]
+    def start(repository, *, leader=(), **options):
+        command = [*leader, sys.executable, "-m", "normserve.cli", "demo", "--repository", str(repository)]
         command += ["--grpc-port", str(ports[0]), "--http-port", str(ports[1])]
         environment = os.environ | {"NORMSERVE_CACHE_DIR": str(cache_dir), "NORMSERVE_DEVICE": "cpu"}
         with log.open("w") as output:
@@ -36,8 +36,12 @@ def demo(tmp_path, cache_dir, ports):
 
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def wait_for(log, text, process, seconds=100):
@@ -77,6 +81,23 @@ def test_ctrl_c_in_a_terminal_drains_once(demo, digits_repository):
     os.write(ours, b"\x03")
     assert process.wait(40) == 0
     assert log.read_text().count("draining") == 1
+    os.close(ours)
+
+
+def test_ctrl_c_lets_make_end_well(demo, digits_repository, tmp_path):
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("run:\n\t@exec $(COMMAND)\n")
+    script = tmp_path / "through-make"
+    script.write_text(f'#!/bin/sh\nexec make -s -f {makefile} COMMAND="$*"\n')
+    script.chmod(0o755)
+    ours, terminal = pty.openpty()
+    process, log = demo(
+        digits_repository, leader=[str(script)], stdin=terminal, start_new_session=True, preexec_fn=become_foreground
+    )
+    os.close(terminal)
+    wait_for(log, "serving until Ctrl-C", process)
+    os.write(ours, b"\x03")
+    assert process.wait(40) == 0, log.read_text()
     os.close(ours)
 
 

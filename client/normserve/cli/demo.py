@@ -13,6 +13,7 @@ from normserve_proto.tensors import Array
 from rich.table import Table
 
 from normserve.cli.console import fail, needs_extra, out
+from normserve.cli.terminal import own_ctrl_c
 from normserve.client import Client
 from normserve.errors import NormserveError, UnavailableError
 from normserve.server_process import ServerProcess, ServerStartError
@@ -40,15 +41,20 @@ def demo(
     """
     grpc_address, http_address = f"{HOST}:{grpc_port}", f"{HOST}:{http_port}"
     flags = ["--repository", str(repository), "--host", HOST, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
+    with own_ctrl_c():
+        code = _run(flags, grpc_address, http_address)
+    raise typer.Exit(code)
+
+
+def _run(flags: list[str], grpc_address: str, http_address: str) -> int:
     server = ServerProcess(["-m", "normserve.cli", "serve", *flags, "--log-format", "console"], http_address=http_address)
     try:
         _forward_signals(server)
         images, labels = _digits()  # while the server starts
         _show(server, grpc_address, images[:IMAGES], labels[:IMAGES])
-        code = server.wait()
+        return server.wait()
     finally:
         server.close()
-    raise typer.Exit(code)
 
 
 def _digits() -> tuple[Array, Array]:
