@@ -61,7 +61,7 @@ def export(
         inputs: An example of each input in the order of `forward`, by the name that the file shall have: an array, a
             tensor, or (datatype, dims) such as ("FP32", (-1, 3, 224, 224)), where the first -1 is the batch.
         path: Where to write. An existing file is replaced; nothing is left where the export fails.
-        outputs: The names of the outputs; torch's own where None.
+        outputs: The names of the outputs; where None `output`, or `output_0`, `output_1`, ... where there are several.
         opset: The opset of the file; torch's default where None.
 
     Raises:
@@ -71,6 +71,7 @@ def export(
     refuse_training(module)
     examples = tuple(example(name, given) for name, given in inputs.items())
     program = _trace(module, examples)
+    outputs = _output_names(program) if outputs is None else outputs
     written = _to_onnx(program, list(inputs), outputs, opset)
     _check(program, written.model, outputs)
     with atomic.new_file(path) as temporary:
@@ -169,7 +170,7 @@ def _origin(node: torch.fx.Node) -> str:
 
 
 def _to_onnx(
-    program: torch.export.ExportedProgram, inputs: list[str], outputs: Sequence[str] | None, opset: int | None
+    program: torch.export.ExportedProgram, inputs: list[str], outputs: Sequence[str], opset: int | None
 ) -> torch.onnx.ONNXProgram:
     with _quiet():
         try:
@@ -203,12 +204,18 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _check(program: torch.export.ExportedProgram, model: ir.Model, outputs: Sequence[str] | None) -> None:
+def _output_names(program: torch.export.ExportedProgram) -> list[str]:
+    """Return names that a caller can make sense of: torch's own tell of its tracing, such as getitem_6."""
+    count = len(program.graph_signature.user_outputs)
+    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+
+
+def _check(program: torch.export.ExportedProgram, model: ir.Model, outputs: Sequence[str]) -> None:
     wanted = len(_batch_norms(program))
     found = sum(node.op_type == "BatchNormalization" for node in model.graph.all_nodes())
     if found != wanted:
         raise ExportError(f"the module calls {wanted} batch norms and the file has {found}: the exporter lost some")
-    if outputs is not None and len(outputs) != len(model.graph.outputs):
+    if len(outputs) != len(model.graph.outputs):
         raise ExportError(f"{len(outputs)} output names for {len(model.graph.outputs)} outputs")
     for value in (*model.graph.inputs, *model.graph.outputs):
         shape = value.shape

@@ -1,5 +1,7 @@
 """`normserve serve`: the server, whose flags are its own."""
 
+import os
+import sys
 from typing import Any
 
 import typer
@@ -21,7 +23,6 @@ def serve(context: typer.Context) -> None:
     normserve serve --repository models/repository --device auto
     """
     with needs_extra("server"):
-        from normserve_server.__main__ import main
-
-        code = main(context.args)
-    raise typer.Exit(code)
+        import normserve_server.__main__  # noqa: F401 - to find out whether the server is installed
+    # The server takes this process's place: it sets gRPC up before it loads it, and the command line has it loaded.
+    os.execv(sys.executable, [sys.executable, "-m", "normserve_server", *context.args])  # noqa: S606 - no shell is wanted
