@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC109 - `timeout` is the deadline that the server is told of, which asyncio.timeout is not
 """The client for coroutines: `Client`'s verbs, awaited."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -12,7 +13,7 @@ from normserve import channel, requests
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
-from normserve.errors import UnavailableError, from_status
+from normserve.errors import CallCancelledError, UnavailableError, from_status
 from normserve.requests import Call, Parameter
 from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
 
@@ -36,6 +37,7 @@ class AsyncClient(AsyncOperators):
     def __init__(
         self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
     ) -> None:
+        self._closed = False
         arguments = channel.options(options)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, arguments)
@@ -52,6 +54,7 @@ class AsyncClient(AsyncOperators):
 
     async def close(self) -> None:
         """As `Client.close`."""
+        self._closed = True
         await self._channel.close()
 
     async def infer(
@@ -102,4 +105,14 @@ class AsyncClient(AsyncOperators):
             response = await send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
         except grpc.aio.AioRpcError as error:
             raise from_status(error.code(), error.details()) from error
+        except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+            if self._closed and not _task_is_cancelled():
+                raise CallCancelledError("the client is closed") from error
+            raise
         return call.read(response)
+
+
+def _task_is_cancelled() -> bool:
+    # gRPC says CancelledError for a channel that was closed too; only the task knows whether somebody cancelled it.
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -8,7 +8,7 @@ from normserve_proto.tensors import Array
 
 from normserve import channel, requests
 from normserve.channel import ChannelOptions
-from normserve.errors import UnavailableError, from_status
+from normserve.errors import CallCancelledError, UnavailableError, from_status
 from normserve.operators import Operators
 from normserve.requests import Call, Parameter
 from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
@@ -37,6 +37,7 @@ class Client(Operators):
     def __init__(
         self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
     ) -> None:
+        self._closed = False
         arguments = channel.options(options)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, arguments)
@@ -52,7 +53,8 @@ class Client(Operators):
         self.close()
 
     def close(self) -> None:
-        """Closes the connection and cancels the calls that still wait; after it the client is of no use."""
+        """Closes the connection and cancels the calls that still wait; after it every verb raises CallCancelledError."""
+        self._closed = True
         self._channel.close()
 
     def infer(
@@ -76,7 +78,7 @@ class Client(Operators):
             version: an integer in decimal; empty for the server's choice.
             outputs: the outputs wanted; None for all.
             request_id: comes back in the server's logs.
-            parameters: of the request, such as `{"priority": 1}`.
+            parameters: of the request, such as `{"timeout": 50_000}`, the microseconds that it may wait in the queue.
             timeout: seconds until the call is given up, on both sides; None for never.
             metadata: of the gRPC call, keys in lower case, such as `{"authorization": "Bearer …"}`.
 
@@ -165,4 +167,8 @@ class Client(Operators):
             response = send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
         except grpc.RpcError as error:
             raise from_status(error.code(), error.details()) from error
+        except ValueError as error:
+            if self._closed:  # gRPC says ValueError to that as to arguments that are wrong
+                raise CallCancelledError("the client is closed") from error
+            raise
         return call.read(response)

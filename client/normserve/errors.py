@@ -50,7 +50,7 @@ class DeadlineExceededError(NormserveError, TimeoutError):
 
 
 class CallCancelledError(NormserveError):
-    """The call was cancelled, on either side; closing a client cancels its calls."""
+    """The call was cancelled, on either side; closing a client cancels its calls, and those that come after."""
 
     code = grpc.StatusCode.CANCELLED
 

@@ -188,6 +188,27 @@ class TestClosing:
             with pytest.raises(CallCancelledError):
                 waiting.result(10)
 
+    async def test_it_cancels_what_coroutines_wait_for(self, address, plan):
+        plan.delay_s = 30
+        client = AsyncClient(address)
+        waiting = asyncio.create_task(client.server_metadata())
+        await asyncio.to_thread(plan.busy.wait, 10)
+        await client.close()
+        with pytest.raises(CallCancelledError):
+            await waiting
+
+    @pytest.mark.parametrize(
+        ("verb", "arguments"), [("is_live", ()), ("infer", ("echo", {})), ("rms_norm", (np.ones(2), (2,)))]
+    )
+    async def test_a_closed_client_says_so(self, address, verb, arguments):
+        client, async_client = Client(address), AsyncClient(address)
+        client.close()
+        await async_client.close()
+        with pytest.raises(CallCancelledError, match=r"^the client is closed$"):
+            getattr(client, verb)(*arguments)
+        with pytest.raises(CallCancelledError, match=r"^the client is closed$"):
+            await getattr(async_client, verb)(*arguments)
+
     async def test_cancelling_a_task_cancels_its_call(self, address, plan):
         plan.delay_s = 30
         async with AsyncClient(address) as client:
