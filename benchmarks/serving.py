@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -70,8 +71,8 @@ def prepare(model: str, repository: Path) -> Path:
     else:
         run_module("normserve_models.zoo.build", "--repository", str(repository), model)
     folded = OUT / "folded" / model
-    if not folded.exists():
-        run_module("normserve_models.prepare", str(source), str(folded))
+    shutil.rmtree(folded, ignore_errors=True)  # it may be of an older fold
+    run_module("normserve_models.prepare", str(source), str(folded))
     return folded / "model.onnx"
 
 
@@ -188,10 +189,8 @@ async def measure(
     return {c: {s: median(fs) for s, fs in by_subject.items()} for c, by_subject in figures.items()}
 
 
-async def benchmark(
-    model: str, repository: Path, address: str, arguments: argparse.Namespace, progress: Callable[[], None]
-) -> Any:
-    session = onnxruntime.InferenceSession(prepare(model, repository), providers=["CPUExecutionProvider"])
+async def benchmark(model: str, folded: Path, address: str, arguments: argparse.Namespace, progress: Callable[[], None]) -> Any:
+    session = onnxruntime.InferenceSession(folded, providers=["CPUExecutionProvider"])
     array = np.random.default_rng(0).random(SHAPES[model], np.float32)
     data = request_bytes(model, session.get_inputs()[0].name, array)
     async with grpc.aio.insecure_channel(address, UNLIMITED) as channel:
@@ -246,8 +245,7 @@ def main() -> None:
         uvloop.run(serve_echo(arguments.echo[0], int(arguments.echo[1])))
         return
     repository = OUT / "repository"
-    for model in arguments.models:
-        prepare(model, repository)
+    folded = {model: prepare(model, repository) for model in arguments.models}
     console = Console()
     results = {}
     flags = ("--cache-dir", str(OUT / "cache"), "--log-level", "warning", *arguments.server_flag)
@@ -256,7 +254,7 @@ def main() -> None:
         for model in arguments.models:
             task = bar.add_task(model, total=turns)
             results[model] = uvloop.run(
-                benchmark(model, repository, server.grpc_address, arguments, partial(bar.advance, task))
+                benchmark(model, folded[model], server.grpc_address, arguments, partial(bar.advance, task))
             )
             console.print(table(model, results[model]))
     for model, cells in results.items():

@@ -57,6 +57,8 @@ _CONTENTS_FIELDS = {
 
 _LENGTH = struct.Struct("<I")
 _MOST_AXES = 64  # numpy's own limit
+# An empty tensor costs its sender nothing, and may make an operator allocate for every row that it claims to have.
+_MOST_ROWS_OF_NOTHING = 2**26
 
 
 class TensorError(ValueError):
@@ -182,7 +184,10 @@ def _describe(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[
         raise TensorError(f"tensor '{name}' has {len(shape)} axes, at most {_MOST_AXES} are possible")
     if any(extent < 0 for extent in shape):
         raise TensorError(f"tensor '{name}': shape {list(shape)} has a negative extent")
-    return dtype, math.prod(shape)
+    count = math.prod(shape)
+    if not count and math.prod(extent for extent in shape if extent) > _MOST_ROWS_OF_NOTHING:
+        raise TensorError(f"tensor '{name}': shape {list(shape)} is empty and claims more than {_MOST_ROWS_OF_NOTHING} rows")
+    return dtype, count
 
 
 def _decode_one(tensor: TensorMessage, raw: Buffer | None) -> Array:

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line behind the program's name; the process's own if None.
 
     Returns:
-        0 after a drain, 1 where the service cannot start, 2 for a wrong setting.
+        0 after a drain, 1 where the service cannot start, 2 for a wrong setting, 130 for a second Ctrl-C.
     """
     try:
         chosen = settings.read(sys.argv[1:] if arguments is None else arguments)
@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
             runner.run(app.serve(chosen))
     except app.StartError as error:
         return _fail(str(error), 1)
+    except KeyboardInterrupt:  # the second one: somebody does not want to wait for the drain
+        return 130
     return 0
 
 

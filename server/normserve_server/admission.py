@@ -53,13 +53,16 @@ class Admission:
         if self.calls == 0:
             self._idle.set()
 
-    async def drain(self, quiet_seconds: float) -> None:
-        """Admits nothing more, waits until nothing is in flight, and then until nobody asked for `quiet_seconds`.
-
-        The last wait is for callers that have not heard of it yet: each is told, instead of finding a closed connection.
-        """
+    async def drain(self) -> None:
+        """Admits nothing more, and waits until nothing is in flight."""
         self._draining = True
         self._refused_at = now()
         await self._idle.wait()
+
+    async def quiet(self, quiet_seconds: float) -> None:
+        """Waits, while draining, until nobody has asked for `quiet_seconds`.
+
+        This is for callers that have not heard of it yet: each is told, instead of finding a closed connection.
+        """
         while (left := self._refused_at + quiet_seconds - now()) > 0:  # noqa: ASYNC110 - the end moves with every caller
             await asyncio.sleep(left)

@@ -6,6 +6,7 @@ answer the calls that it has read but not handed over with CANCELLED, which no c
 """
 
 import asyncio
+import contextlib
 import gc
 import importlib.metadata
 import os
@@ -21,7 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from normserve_proto import normalization_pb2, open_inference_pb2
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from normserve_server import devices, operators
+from normserve_server import devices, operators, preparation
 from normserve_server.admission import Admission
 from normserve_server.devices import DeviceError
 from normserve_server.health import Health
@@ -72,7 +73,7 @@ class App:
         self._metrics = Metrics(_registry(), version)
         self._metrics.in_flight.set_function(lambda: self._admission.calls)
         self._metrics.in_flight_bytes.set_function(lambda: self._admission.bytes)
-        loader = Loader(settings, _device(settings), self._metrics, version, asyncio.Semaphore(CONCURRENT_LOADS))
+        loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(settings.repository, loader, self._metrics)
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
@@ -91,10 +92,9 @@ class App:
         await self._health.publish()
         await self._grpc.start()
         host = self._settings.host
-        _log.info("listening", grpc=f"{host}:{grpc_port}", http=f"http://{host}:{http_port}")
-        await asyncio.gather(self._repository.load_all(), self._normalizer.call(operators.warm_up))
+        _log.info("listening", grpc=_joined(host, grpc_port), http=f"http://{_joined(host, http_port)}")
+        await asyncio.gather(self._repository.load_all(self._health.publish), self._normalizer.call(operators.warm_up))
         _settle_memory()
-        await self._health.publish()
         self._serving = self._repository.ready
         (_log.info if self._serving else _log.error)("ready" if self._serving else "not every model serves")
 
@@ -105,9 +105,11 @@ class App:
         await self._health.drain()
         await asyncio.sleep(self._settings.drain_delay_seconds)
         try:
-            await asyncio.wait_for(self._admission.drain(QUIET_SECONDS), self._settings.drain_timeout_seconds)
+            await asyncio.wait_for(self._admission.drain(), self._settings.drain_timeout_seconds)
         except TimeoutError:
             _log.warning("drain timed out", in_flight=self._admission.calls)
+        with contextlib.suppress(TimeoutError):  # some never stop calling
+            await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
         await self._repository.unload_all()
         await self._normalizer.close()
@@ -120,7 +122,7 @@ class App:
         inference = InferenceServicer(self._repository, version)
         handlers = (
             door.service(INFERENCE, inference, inference.codecs),
-            door.service(NORMALIZATION, NormalizationServicer(self._normalizer)),
+            door.service(NORMALIZATION, NormalizationServicer(self._normalizer, self._settings.max_queue_size)),
         )
         server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
@@ -132,7 +134,7 @@ class App:
         address = (self._settings.host, self._settings.grpc_port)
         _check_free("gRPC", *address)
         try:
-            return self._grpc.add_insecure_port(f"{address[0]}:{address[1]}")
+            return self._grpc.add_insecure_port(_joined(*address))
         except RuntimeError as error:
             raise StartError(f"gRPC port {address[1]} on {address[0]}: {error}") from None
 
@@ -202,10 +204,14 @@ def _device(settings: Settings) -> devices.Device:
 def _check_free(name: str, host: str, port: int) -> None:
     """Asks the system before gRPC does, whose own answer is three lines of log and a trace."""
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         raise StartError(f"{name} port {port} on {host}: {_system_words(error)}") from None
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _system_words(error: OSError) -> str:

@@ -5,6 +5,7 @@ queues, so nothing here is locked. As soon as an instance is free it takes what 
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,6 +133,9 @@ class Batcher:
         self._feed()
         try:
             return await pending.future
+        except asyncio.CancelledError:
+            self._forget(pending)
+            raise
         finally:
             if pending.began:
                 call.lap_at("queue", pending.began)
@@ -153,6 +157,13 @@ class Batcher:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+    def _forget(self, pending: Pending) -> None:
+        """Takes a caller who left out of the queue, and what it sent out of memory."""
+        if not pending.began:
+            with contextlib.suppress(ValueError):
+                self._queue.remove(pending)
+            self._feed()
 
     def _feed(self) -> None:
         while self._idle and self._queue:

@@ -1,5 +1,7 @@
 """Which device a session runs on: what was asked for, and what the machine has."""
 
+import itertools
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,16 @@ class Device:
 
 
 def gpu_count() -> int:
-    """How many NVIDIA GPUs the driver shows; 0 where there is no driver."""
+    """How many NVIDIA GPUs CUDA will show: those of the driver, less what CUDA_VISIBLE_DEVICES hides; 0 without a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return _driver_count()
+    # CUDA stops reading at the first entry that is no device.
+    named = list(itertools.takewhile(lambda entry: entry not in {"", "-1"}, (part.strip() for part in visible.split(","))))
+    return min(len(named), _driver_count())
+
+
+def _driver_count() -> int:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -61,7 +72,7 @@ def choose(name: str) -> Device:
     kind, _, number = name.partition(":")
     if kind == "auto" and not number:
         return Device(CUDA) if gpu_count() and CUDA in ort.get_available_providers() else Device(CPU)
-    if kind != "cuda" or (number and not number.isdigit()):
+    if kind != "cuda" or (number and not (number.isascii() and number.isdecimal())):
         raise DeviceError(f"device is auto, cpu or cuda:N, got '{name}'")
     index = int(number or 0)
     if CUDA not in ort.get_available_providers():

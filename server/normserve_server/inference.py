@@ -55,8 +55,8 @@ class InferenceServicer:
     async def ServerMetadata(  # noqa: N802
         self, _request: pb.ServerMetadataRequest, _call: Call
     ) -> pb.ServerMetadataResponse:
-        """Name, version and the extensions of the protocol that are offered."""
-        return pb.ServerMetadataResponse(name="normserve", version=self._version, extensions=["model_repository"])
+        """Name and version; no extension of the protocol is offered whole yet."""
+        return pb.ServerMetadataResponse(name="normserve", version=self._version)
 
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, call: Call

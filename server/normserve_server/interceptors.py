@@ -22,7 +22,7 @@ Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 
 PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: how long a client waits before it tries again; negative for never
-MAX_TEXT = 1024  # a status travels in the trailers, which HTTP/2 peers limit to 8 KiB
+MAX_TEXT_BYTES = 1024  # a text travels in the trailers, three bytes a byte at worst, which peers limit to 8 KiB
 
 _log = structlog.get_logger(__name__)
 
@@ -131,7 +131,12 @@ def _refusal(error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
     code, text = status_of(error)
     if code is grpc.StatusCode.INTERNAL:
         _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
-    return code, text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+    return code, _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= MAX_TEXT_BYTES else data[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "..."
 
 
 def _trailers(error: Exception) -> tuple[tuple[str, str], ...]:

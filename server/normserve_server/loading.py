@@ -37,7 +37,7 @@ class Loader:
         settings: where artifacts are kept, whether to fold, threads, batch and queue sizes.
         device: where sessions run.
         metrics: where batch sizes are recorded.
-        engine: the version of what folds.
+        engine: names what folds, as `preparation.engine` does.
         turns: how many load at a time.
     """
 

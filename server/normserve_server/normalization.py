@@ -9,12 +9,14 @@ from normserve_proto.tensors import Array
 
 from normserve_server import operators
 from normserve_server.calls import Call
-from normserve_server.errors import InvalidRequestError
+from normserve_server.errors import InvalidRequestError, OverloadedError
 from normserve_server.operators import Normalized
 from normserve_server.workers import Worker
 
 MOMENTUM = 0.1
 EPS = 1e-5
+RETRY_AFTER_MS = 50
+MOST_BATCHES = 2**63 - 1  # an int64 that can still be incremented
 INLINE_BYTES = 32 * 1024  # below it, an operator takes less time than a hop to the worker's thread and back
 
 
@@ -23,10 +25,13 @@ class NormalizationServicer:
 
     Args:
         worker: the thread that big tensors are normalized on.
+        max_queue_size: most calls that wait for it; the next one is refused.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, max_queue_size: int) -> None:
         self._worker = worker
+        self._max_queue_size = max_queue_size
+        self._waiting = 0
 
     async def Normalize(self, request: pb.NormalizeRequest, call: Call) -> pb.NormalizeResponse:  # noqa: N802
         """Applies one operator to one tensor."""
@@ -35,9 +40,21 @@ class NormalizationServicer:
         if len(request.input.data) < INLINE_BYTES:
             normalized = compute()
         else:
-            normalized = await self._worker.call(compute)
+            normalized = await self._on_worker(compute)
         call.lap("compute")
         return _response(request, normalized)
+
+    async def _on_worker(self, compute: Callable[[], Normalized]) -> Normalized:
+        if self._waiting > self._max_queue_size:  # one of them runs
+            raise OverloadedError(
+                f"{self._max_queue_size} normalizations wait already, which is the limit", retry_after_ms=RETRY_AFTER_MS
+            )
+        self._waiting += 1
+        try:
+            normalized: Normalized = await self._worker.call(compute)
+        finally:
+            self._waiting -= 1
+        return normalized
 
 
 def _operation(request: pb.NormalizeRequest) -> Callable[[], Normalized]:
@@ -58,8 +75,8 @@ def _batch_norm(x: Array, m: pb.BatchNorm) -> Callable[[], Normalized]:
 
 
 def _batch_norm_momentum(m: pb.BatchNorm) -> float:
-    if m.num_batches_tracked < 0:
-        raise InvalidRequestError(f"num_batches_tracked is >= 0, got {m.num_batches_tracked}")
+    if not 0 <= m.num_batches_tracked < MOST_BATCHES:
+        raise InvalidRequestError(f"num_batches_tracked is >= 0 and < {MOST_BATCHES}, got {m.num_batches_tracked}")
     if not m.cumulative:
         return m.momentum if m.HasField("momentum") else MOMENTUM
     if m.HasField("momentum") or not m.HasField("num_batches_tracked"):

@@ -6,6 +6,7 @@ cache is named by the content of the version's files, so a change makes a new ar
 
 import asyncio
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from normserve_server.session import LoadError
 
+PACKAGE = "normserve_models"
 MODEL = "model.onnx"
 REPORT = "report.json"
 _CHUNK = 1 << 20
@@ -39,7 +41,7 @@ async def prepare(source: Path, cache: Path, engine: str) -> Artifact:
     Args:
         source: the version's ONNX file.
         cache: where artifacts are kept; made if need be.
-        engine: the version of what folds; an artifact of another one is not used.
+        engine: names what folds; see `engine`.
 
     Raises:
         LoadError: the file cannot be read, is not a model, or its fold failed its proof.
@@ -50,19 +52,32 @@ async def prepare(source: Path, cache: Path, engine: str) -> Artifact:
     return Artifact(place / MODEL, json.loads((place / REPORT).read_text()))
 
 
+def engine() -> str:
+    """Names what folds, by its sources: an artifact of another fold is not used.
+
+    Found without importing it, which is for the child process alone; empty where it is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    digest = hashlib.sha256()
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest() if spec else ""
+
+
 async def _run_child(source: Path, place: Path) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoadError(f"cache {place.parent}: {error.strerror}") from None
-    command = (sys.executable, "-m", "normserve_models.prepare", str(source), str(place))
+    command = (sys.executable, "-m", f"{PACKAGE}.prepare", str(source), str(place))
     child = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     try:
         _, stderr = await child.communicate()
     except asyncio.CancelledError:  # the server stops while a version is being prepared
-        child.kill()
+        child.terminate()  # it cleans up behind itself
         await child.wait()
         raise
     if child.returncode:

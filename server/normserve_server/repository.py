@@ -5,7 +5,7 @@ the highest one serves. A version that fails stays listed with its reason, and t
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -18,6 +18,7 @@ from normserve_server.session import LoadError
 from normserve_server.version import LOADING, READY, UNAVAILABLE, UNLOADING, Version
 
 MAX_NAMES = 20  # of models, in an error's text
+MAX_DIGITS = 18  # of a version, which is an int64 in the protocol
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +80,7 @@ class Repository:
             return versions[max(versions)]
         if not number.isascii() or not number.isdigit():
             raise InvalidRequestError(f"version of model '{model}' is an integer, got '{number}'")
-        version = versions.get(int(number)) if len(number) < MAX_NAMES else None
+        version = versions.get(int(number)) if len(number) <= MAX_DIGITS else None
         if version is None:
             raise NotFoundError(f"no version {number} of model '{model}'; there is {', '.join(self.versions_of(model))}")
         return version
@@ -97,13 +98,23 @@ class Repository:
         text = f"model '{model}' version {version.number} is {version.state}"
         raise FailedVersionError(f"{text}: {version.reason}") if version.reason else UnavailableError(text)
 
-    async def load_all(self) -> None:
-        """Finds all models on disk and loads the highest version of each; a failure is kept as that version's reason."""
+    async def load_all(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Finds all models on disk and loads the highest version of each; a failure is kept as that version's reason.
+
+        Args:
+            changed: is awaited when the models are known, and whenever one has been loaded or has failed.
+        """
         found = [folder for folder in sorted(self._root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
         versions = [version for folder in found if (version := _highest(folder)) is not None]
         self._models = {version.model: {int(version.number): version} for version in versions}
         self._searched = True
-        await asyncio.gather(*(self._load(version) for version in versions))
+        await changed()
+
+        async def load(version: Version) -> None:
+            await self._load(version)
+            await changed()
+
+        await asyncio.gather(*(load(version) for version in versions))
 
     async def unload_all(self) -> None:
         """Takes every version out of service, once what it accepted is done."""
@@ -122,6 +133,10 @@ class Repository:
         except LoadError as error:
             self._change(version, UNAVAILABLE, str(error))
             log.error("model failed to load", reason=version.reason)  # noqa: TRY400 - the reason says it all
+            return
+        except Exception as error:
+            self._change(version, UNAVAILABLE, f"{type(error).__name__}: {error}")
+            log.exception("model failed to load")
             return
         self._change(version, READY)
         self._record(version, now() - started)
@@ -146,7 +161,11 @@ class Repository:
 
 def _highest(folder: Path) -> Version | None:
     """The highest version in a model's folder; None, with a warning, where there is none."""
-    numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
+    try:
+        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
+    except OSError as error:
+        _log.error("model's folder cannot be read", model=folder.name, reason=error.strerror)
+        return None
     if not numbers:
         _log.warning("no versions in the model's folder", model=folder.name)
         return None
@@ -154,4 +173,4 @@ def _highest(folder: Path) -> Version | None:
 
 
 def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and not name.startswith("0")
+    return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) <= MAX_DIGITS

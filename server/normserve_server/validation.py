@@ -18,6 +18,7 @@ from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 _SHARED_MEMORY = "shared_memory_region"
 _CLASSIFICATION = "classification"
 _SEQUENCE = "sequence_id"
+_EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"  # says nothing to a model with one answer a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
     if not parameters:
         return None
     for key, parameter in parameters.items():
-        if key.startswith("triton_"):
+        if key.startswith("triton_") and key != _EMPTY_FINAL_RESPONSE:
             raise InvalidRequestError(f"parameter '{key}': names that begin with triton_ are reserved")
         if key == _SEQUENCE and _value(parameter) not in {0, ""}:
             raise UnimplementedError("parameter 'sequence_id': sequences are not served")

@@ -34,7 +34,12 @@ class Worker:
         self._jobs.put(work)
 
     async def call(self, job: Callable[[], Any]) -> Any:
-        """Runs `job` on the thread and returns what it returns, or raises what it raises."""
+        """Runs `job` on the thread and returns what it returns, or raises what it raises.
+
+        If the caller is cancelled before the job's turn, the job does not run, and what it holds is free at once.
+        """
+        waiting = [job]
+        del job  # the traceback of a cancellation keeps this frame
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -45,8 +50,11 @@ class Worker:
             else:
                 future.set_result(result)
 
-        self.run(job, done)
-        return await future
+        self.run(lambda: _run_next(waiting), done)
+        try:
+            return await future
+        finally:
+            waiting.clear()
 
     async def close(self) -> None:
         """Ends the thread once it has done what it was given."""
@@ -56,3 +64,11 @@ class Worker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+def _run_next(waiting: list[Callable[[], Any]]) -> Any:
+    try:
+        job = waiting.pop()
+    except IndexError:  # its caller left
+        return None
+    return job()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -83,13 +84,23 @@ def test_a_queue_timeout_is_kept(stub: GRPCInferenceServiceStub) -> None:
     assert first.code() == grpc.StatusCode.OK
 
 
-def test_a_deadline_passes_in_the_queue_and_while_running(stub: GRPCInferenceServiceStub) -> None:
+def runs_of_slow(server: RunningServer) -> int:
+    with urllib.request.urlopen(f"http://{server.http_address}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    name = 'normserve_batch_size_count{model="slow",version="1"} '
+    return next(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+
+
+def test_a_deadline_passes_in_the_queue_and_while_running(server: RunningServer, stub: GRPCInferenceServiceStub) -> None:
+    before = runs_of_slow(server)
     calls = [stub.ModelInfer.future(SLOW, timeout=0.1) for _ in range(2)]
     assert [call.code() for call in calls] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
     assert stub.ModelInfer.future(SLOW).code() == grpc.StatusCode.OK
+    assert runs_of_slow(server) == before + 2  # the one that was running and the last; not the one in the queue
 
 
-def test_a_caller_that_leaves_does_not_hold_up_the_next(stub: GRPCInferenceServiceStub) -> None:
+def test_a_caller_that_leaves_does_not_hold_up_the_next(server: RunningServer, stub: GRPCInferenceServiceStub) -> None:
+    before = runs_of_slow(server)
     running = stub.ModelInfer.future(SLOW)
     time.sleep(0.05)
     gone = stub.ModelInfer.future(SLOW)
@@ -101,6 +112,7 @@ def test_a_caller_that_leaves_does_not_hold_up_the_next(stub: GRPCInferenceServi
         grpc.StatusCode.CANCELLED,
         grpc.StatusCode.OK,
     )
+    assert runs_of_slow(server) == before + 2
 
 
 def test_other_models_are_served_meanwhile(stub: GRPCInferenceServiceStub) -> None:

@@ -77,13 +77,12 @@ def test_inference(stub: GRPCInferenceServiceStub) -> None:
 
 
 def test_typed_contents_and_big_messages_give_the_same(stub: GRPCInferenceServiceStub) -> None:
-    # 64 samples are 16 KiB; an unknown field makes the message big enough for the scan.
     raw = digits_request(samples=64)
     typed = digits_request(samples=64)
     typed.inputs[0].contents.fp32_contents[:] = np.frombuffer(typed.raw_input_contents[0], "<f4").tolist()
     del typed.raw_input_contents[:]
-    padded = pb.ModelInferRequest(id="x" * 100_000)
-    padded.MergeFrom(raw)
+    padded = pb.ModelInferRequest()
+    padded.CopyFrom(raw)
     padded.id = "x" * 100_000
     answers = {bytes(stub.ModelInfer(message).raw_output_contents[0]) for message in (raw, typed, padded)}
     assert len(answers) == 1
@@ -197,6 +196,14 @@ def test_a_truncated_message(infer_raw: Callable[[bytes], bytes], stub: GRPCInfe
     stub.ModelInfer(digits_request())
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "漢" * 3000, "😀" * 3000])
+def test_a_name_of_any_length_and_script_is_just_not_found(stub: GRPCInferenceServiceStub, name: str) -> None:
+    for _ in range(4):
+        code, text = refusal(lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name=name)))
+        assert code == grpc.StatusCode.NOT_FOUND
+        assert text.startswith("no model '" + name[:5])
+
+
 def test_a_very_long_text_still_arrives(stub: GRPCInferenceServiceStub) -> None:
     message = digits_request()
     message.inputs[0].shape[:] = [1] * 5000
@@ -283,7 +290,17 @@ def test_normalize_trains_and_counts(channel: grpc.Channel) -> None:
         ),
         (
             npb.NormalizeRequest(input=tensor(np.ones((2, 3))), batch_norm=npb.BatchNorm(num_batches_tracked=-1)),
-            "num_batches_tracked is >= 0, got -1",
+            "num_batches_tracked is >= 0 and < 9223372036854775807, got -1",
+        ),
+        (
+            npb.NormalizeRequest(input=tensor(np.ones((2, 3))), batch_norm=npb.BatchNorm(num_batches_tracked=2**63 - 1)),
+            "got 9223372036854775807",
+        ),
+        (  # torch would allocate a statistic for each row
+            npb.NormalizeRequest(
+                input=npb.Tensor(datatype="FP32", shape=[2**36, 0]), rms_norm=npb.RmsNorm(normalized_shape=[0])
+            ),
+            "[68719476736, 0] is empty and claims more than",
         ),
     ],
 )

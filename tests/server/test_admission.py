@@ -26,7 +26,7 @@ async def test_draining_waits_for_the_last_one_and_refuses_new_ones() -> None:
     admission = Admission(10)
     admission.enter(1)
     admission.enter(1)
-    draining = asyncio.create_task(admission.drain(0.0))
+    draining = asyncio.create_task(admission.drain())
     await asyncio.sleep(0)
     with pytest.raises(UnavailableError, match="draining"):
         admission.enter(1)
@@ -37,12 +37,13 @@ async def test_draining_waits_for_the_last_one_and_refuses_new_ones() -> None:
     await asyncio.wait_for(draining, 1)
 
 
-async def test_draining_goes_on_while_callers_still_come() -> None:
+async def test_quiet_is_when_callers_no_longer_come() -> None:
     admission = Admission(10)
-    draining = asyncio.create_task(admission.drain(0.2))
+    await admission.drain()
+    quiet = asyncio.create_task(admission.quiet(0.2))
     for _ in range(10):
         await asyncio.sleep(0.05)
         with pytest.raises(UnavailableError):
             admission.enter(1)
-    assert not draining.done()
-    await asyncio.wait_for(draining, 5)
+    assert not quiet.done()
+    await asyncio.wait_for(quiet, 5)

@@ -202,6 +202,19 @@ async def test_a_full_queue_answers_at_once(batcher: Batcher, doubler: Doubler) 
     await asyncio.gather(*waiting)
 
 
+async def test_who_left_makes_room_in_the_queue(batcher: Batcher, doubler: Doubler) -> None:
+    await busy(batcher, doubler)
+    gone = [submit(batcher, work(float(i))) for i in range(3)]
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.sleep(0)
+    stays = submit(batcher, work(5.0))
+    await asyncio.sleep(0)
+    doubler.go.set()
+    assert (await stays)[0].item() == 10.0
+
+
 async def test_closing_finishes_what_was_accepted_and_takes_nothing_more(batcher: Batcher, doubler: Doubler) -> None:
     accepted = [await busy(batcher, doubler), submit(batcher, work(1.0))]
     await asyncio.sleep(0)

@@ -33,7 +33,19 @@ def test_a_runtime_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         choose("cuda")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "auto:1", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:²", "cuda:-1", "auto:1", ""])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(DeviceError, match="device is auto, cpu or cuda:N"):
         choose(name)
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,-1,1", 1), ("GPU-1a2b, GPU-3c4d", 2), ("0,1,2", 2)],
+)
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int) -> None:
+    monkeypatch.setattr(devices, "_driver_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.gpu_count() == count

@@ -53,6 +53,7 @@ def test_the_queue_timeout_is_in_microseconds() -> None:
     message = request()
     message.parameters["timeout"].int64_param = 2_500_000
     message.parameters["priority"].uint64_param = 1
+    message.parameters["triton_enable_empty_final_response"].bool_param = True
     message.parameters["anything"].string_param = "of the caller's own"
     assert check(SIGNATURE, message).timeout_seconds == 2.5
 

@@ -1,0 +1,65 @@
+"""Folding in a real child process, and the cache of what it made."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from normserve_server import preparation
+from normserve_server.session import LoadError
+
+
+@pytest.fixture
+def source(digits_repository: Path, tmp_path: Path) -> Path:
+    shutil.copytree(digits_repository / "digits" / "1", tmp_path / "1")
+    return tmp_path / "1" / "model.onnx"
+
+
+async def test_what_was_prepared_once_is_found_again(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    artifact = await preparation.prepare(source, cache, "engine")
+    assert artifact.report["folded"] >= 6
+    written = artifact.path.stat().st_mtime_ns
+    again = await preparation.prepare(source, cache, "engine")
+    assert again.path == artifact.path
+    assert again.path.stat().st_mtime_ns == written
+    assert len(list(cache.iterdir())) == 1
+
+
+async def test_another_content_another_engine_or_a_file_beside_it_is_another_artifact(source: Path) -> None:
+    names = {preparation._digest(source, "engine"), preparation._digest(source, "other")}
+    (source.parent / "weights.bin").write_bytes(b"1")
+    names.add(preparation._digest(source, "engine"))
+    (source.parent / "weights.bin").write_bytes(b"2")
+    names.add(preparation._digest(source, "engine"))
+    assert len(names) == 4
+
+
+async def test_a_bad_file_is_one_line_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    os.truncate(source, 1000)
+    with pytest.raises(LoadError, match="not an ONNX file, or truncated") as refusal:
+        await preparation.prepare(source, tmp_path / "cache", "engine")
+    assert "\n" not in str(refusal.value)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+async def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    with pytest.raises(LoadError, match=r"1/model\.onnx: No such file"):
+        await preparation.prepare(tmp_path / "1" / "model.onnx", tmp_path / "cache", "engine")
+
+
+async def test_a_stop_while_preparing_ends_the_child(source: Path, tmp_path: Path) -> None:
+    task = asyncio.create_task(preparation.prepare(source, tmp_path / "cache", "engine"))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_engine_is_named_by_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(preparation.engine()) == 64
+    monkeypatch.setattr(preparation, "PACKAGE", "no_such_package")
+    assert preparation.engine() == ""
