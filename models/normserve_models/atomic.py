@@ -6,6 +6,7 @@ old state or the new one, and a failure leaves nothing behind.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
@@ -31,10 +32,10 @@ def new_directory(target: Path, *, exist_ok: bool = False) -> Iterator[Path]:
         OSError: The directory cannot be written, or `target` is there and holds something.
     """
     lacking = not target.parent.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    temporary.chmod(0o755)
-    try:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:  # made inside, for a signal's exception may come after any step
+        temporary.mkdir(parents=True)
+        temporary.chmod(0o755)
         yield temporary
         _rename(temporary, target, exist_ok=exist_ok)
     finally:

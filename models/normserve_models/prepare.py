@@ -3,7 +3,7 @@
 Writes OUT_DIR/model.onnx, folded and proved, and OUT_DIR/report.json; the directory appears whole or not at all, and one
 that is there already is kept. This is the process that the server starts, so that folding costs the serving process
 nothing. Exit status 0; 1 where the proof failed; 2 where the file is no model that can be served: then one line on
-stderr says why.
+stderr says why. SIGTERM ends it with 143, and it leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from normserve_models.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
 
     from normserve_models.kernels import Array
 
@@ -153,5 +155,12 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = round(time.monotonic() - started, 4)
 
 
+def _leave(number: int, _: FrameType | None) -> None:
+    """End by an exception, so that the temporary directory is removed; a second signal must not interrupt that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())

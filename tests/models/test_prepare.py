@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -169,6 +170,31 @@ def test_a_wrong_fold_is_not_written(tmp_path, capfd, monkeypatch) -> None:
     assert said.count("\n") == 1
     assert "output 'last.y': the folded file is off by" in said
     assert not out.exists()
+
+
+def wait_for(condition, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_process_that_is_terminated_leaves_nothing(tmp_path) -> None:
+    source, cache = tmp_path / "model.onnx", tmp_path / "cache"
+    draft = Draft()
+    y = draft.input("batch", 16, 256, 256)
+    for _ in range(40):  # the proof of it takes many seconds
+        y = draft.norm(draft.node("Conv", y, draft.drawn(16, 16, 3, 3), pads=[1, 1, 1, 1]), 16)
+    onnx.save(draft.output(y), source)
+    child = subprocess.Popen([sys.executable, "-m", "normserve_models.prepare", str(source), str(cache / "artifact")])
+    try:
+        wait_for(lambda: any(cache.glob(".artifact.*/model.onnx")))
+        child.terminate()
+        assert child.wait(30) == 143
+    finally:
+        child.kill()
+        child.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_the_serving_side_pays_for_no_torch() -> None:
