@@ -87,16 +87,15 @@ class Door:
         self, handler: Handler, codec: Codec, data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]", call: Call
     ) -> bytes:
         parse, serialize = codec
-        self._admission.enter(len(data))
-        try:
-            call.deadline = _deadline(context)
-            request = parse(data)
-            response = await handler(request, call)
-            encoded = serialize(response)
-            call.lap("encode")
-            return encoded
-        finally:
-            self._admission.leave(len(data))
+        size = len(data)
+        self._admission.enter(size)
+        # Not before the answer has been written: until then the call is in flight, and a drain waits for it.
+        written: Any = lambda _context: self._admission.leave(size)  # noqa: E731 - its declared type is no callable's
+        context.add_done_callback(written)
+        call.deadline = _deadline(context)
+        response = serialize(await handler(parse(data), call))
+        call.lap("encode")
+        return response
 
     def _record(self, call: Call, code: grpc.StatusCode, seconds: float, bytes_in: int, bytes_out: int) -> None:
         series = self._metrics.series(call.model, call.version, call.method)
