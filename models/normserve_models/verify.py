@@ -3,7 +3,8 @@
 The error of an output is max |y - r| / max |r| over a batch, r being the reference; of several batches the largest
 counts. The folded file may be off by at most twice what the unfolded file is off, or by a floor that is the unit
 roundoff of the coarsest float type in the file times a small factor, whichever is more. Comparing with float32 instead
-would blame the fold for the errors of what it is compared with.
+would blame the fold for the errors of what it is compared with. Where an output has an axis of channels, axis 1, each channel
+is judged by itself too, against a wider bound that `channels` tells.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from normserve_models import draw, graph
+from normserve_models import channels, draw, graph
+from normserve_models.channels import Channels
 from normserve_models.reference import Reference, widened
 from normserve_models.report import OutputError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from normserve_models.channels import Miss
     from normserve_models.draw import Batch
     from normserve_models.kernels import Array
 
@@ -38,7 +41,7 @@ MORE_ROUNDS = range(2, 10)
 
 
 class ProofError(Exception):
-    """The folded file is not as exact as it has to be; the message names the output and both figures."""
+    """The folded file is not as exact as it has to be; the message names the output or its channel, and both figures."""
 
 
 def session(path: Path, *, exact_training: bool = False) -> onnxruntime.InferenceSession:
@@ -77,7 +80,8 @@ def prove(
     Args:
         source: The file as it was.
         folded: The file as it is to be served.
-        tolerance: The largest relative error allowed, in place of the bound above.
+        tolerance: The largest relative error allowed, in place of the bound above. The bound of a channel is widened
+            to it, but never narrowed.
         samples: An array for each input, by name, to prove on beside the drawn ones.
         progress: Called with the share done, 0 to 1.
 
@@ -85,7 +89,7 @@ def prove(
         The errors, an entry an output.
 
     Raises:
-        ProofError: An output is off by more than its bound, or the folded file does not run.
+        ProofError: An output, or a channel of one, is off by more than its bound, or the folded file does not run.
         SourceError: onnxruntime cannot load the source.
         SamplesError: The samples do not fit, or no inputs can be drawn.
         NoReferenceError: The source holds an operator that has no float64 reference.
@@ -94,7 +98,7 @@ def prove(
     exact = any(node.attributes.get_int("training_mode", 0) for node in graph.batch_norms(model))
     before = session(source, exact_training=exact)
     after = _folded_session(folded, exact=exact)
-    judge = Judge(before, after, Reference(model), _floor(model), tolerance)
+    judge = Judge(before, after, Reference(model), _coarsest(model), tolerance)
     judge.look_at(draw.drawn(before, ROUNDS), progress)
     if samples is not None:
         judge.look_at(draw.given(before, samples))
@@ -102,10 +106,7 @@ def prove(
         # The unfolded file may have been lucky: with few numbers in an output one draw says little about either.
         judge.look_at(draw.drawn(before, MORE_ROUNDS))
     for miss in judge.misses():
-        raise ProofError(
-            f"output {miss.name!r}: the folded file is off by {_figure(miss.folded)}, "
-            f"the unfolded one by {_figure(miss.unfolded)}, allowed is {_figure(miss.bound)}"
-        )
+        raise ProofError(miss)
     return judge.errors()
 
 
@@ -124,14 +125,15 @@ class Judge:
         before: onnxruntime.InferenceSession,
         after: onnxruntime.InferenceSession,
         reference: Reference,
-        floor: float,
+        coarsest: ir.DataType,
         tolerance: float | None,
     ) -> None:
         self._sessions = {"unfolded": before, "folded": after}
         self._reference = reference
-        self._floor = floor
+        self._coarsest = coarsest
         self._tolerance = tolerance
         self._names = [output.name for output in before.get_outputs()]
+        self._channels: dict[tuple[str, int], Channels] = {}
         self._worst = {which: dict.fromkeys(self._names, 0.0) for which in self._sessions}
 
     def look_at(self, batches: Iterable[Batch], progress: Callable[[float], None] | None = None) -> None:
@@ -143,6 +145,15 @@ class Judge:
                 worst = self._worst[which]
                 for name, got in zip(self._names, _run(runtime, self._names, batch), strict=True):
                     worst[name] = max(worst[name], relative_error(got, wanted[name]))
+                    self._look_at_channels(which, name, got, wanted[name])
+
+    def _look_at_channels(self, which: str, name: str, got: Array, wanted: Array) -> None:
+        if not channels.has_channels(wanted) or got.shape != wanted.shape:
+            return  # another shape is an infinite error of the whole output
+        key = name, wanted.shape[channels.CHANNEL_AXIS]  # which a user's samples may have in another size
+        if key not in self._channels:
+            self._channels[key] = Channels(key[1], channels.SMALLEST[self._coarsest])
+        self._channels[key].look_at(which, got, wanted)
 
     def errors(self) -> list[OutputError]:
         """Return the figures, finite ones only."""
@@ -151,14 +162,25 @@ class Judge:
             for name in self._names
         ]
 
-    def misses(self) -> list[OutputError]:
-        """Return the outputs that are off by more than their bound."""
-        return [error for error in self.errors() if self._worst["folded"][error.name] > self._bound(error.name)]
+    def misses(self) -> list[str]:
+        """Say of each output and of each channel that is off by more than its bound by how much it is."""
+        outputs = [error for error in self.errors() if self._worst["folded"][error.name] > self._bound(error.name)]
+        return [
+            *(_miss(f"output {error.name!r}", error) for error in outputs),
+            *(
+                _miss(f"output {name!r}, channel {miss.channel}", miss)
+                for (name, _), held in self._channels.items()
+                for miss in held.misses(self._channel_floor())
+            ),
+        ]
+
+    def _channel_floor(self) -> float:
+        return max(channels.FLOORS[self._coarsest], self._tolerance or 0.0)
 
     def _bound(self, name: str) -> float:
         if self._tolerance is not None:
             return self._tolerance
-        return max(self._floor, SLACK * self._worst["unfolded"][name])
+        return max(FLOORS[self._coarsest], SLACK * self._worst["unfolded"][name])
 
 
 def _run(runtime: onnxruntime.InferenceSession, names: list[str], batch: Batch) -> Iterator[Array]:
@@ -197,10 +219,17 @@ def relative_error(got: Array, wanted: Array) -> float:
     return float(difference / scale) if scale else float(difference)
 
 
-def _floor(model: ir.Model) -> float:
+def _coarsest(model: ir.Model) -> ir.DataType:
     values = (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values())
-    floors = [FLOORS[value.dtype] for value in values if value.dtype in FLOORS]
-    return max(floors, default=FLOORS[ir.DataType.FLOAT])
+    kinds = [value.dtype for value in values if value.dtype in FLOORS]
+    return max(kinds, key=FLOORS.__getitem__, default=ir.DataType.FLOAT)
+
+
+def _miss(where: str, miss: OutputError | Miss) -> str:
+    return (
+        f"{where}: the folded file is off by {_figure(miss.folded)}, "
+        f"the unfolded one by {_figure(miss.unfolded)}, allowed is {_figure(miss.bound)}"
+    )
 
 
 def _finite(figure: float) -> float | None:
@@ -208,4 +237,4 @@ def _finite(figure: float) -> float | None:
 
 
 def _figure(figure: float | None) -> str:
-    return "not finite" if figure is None else f"{figure:.3g}"
+    return "not finite" if figure is None or not np.isfinite(figure) else f"{figure:.3g}"

@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from normserve_models import graph, verify
+from normserve_models.channels import Channels
 from normserve_models.fold import fold
 from normserve_models.testing import Draft
 from normserve_models.verify import ProofError, relative_error
@@ -108,6 +109,75 @@ def test_a_folded_file_that_does_not_load(source, tmp_path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ProofError, match="cannot load"):
         verify.prove(source, tmp_path / "broken.onnx")
+
+
+def wide(tmp_path):
+    """A channel of millions beside three of about one."""
+    draft = Draft()
+    y = draft.node("Conv", draft.input("batch", 3, 6, 6), draft.drawn(4, 3, 3, 3))
+    y = draft.norm(y, 4)
+    y = draft.node(
+        "BatchNormalization", y, draft.constant([1e6, 1, 1, 1]), *(draft.constant([v] * 4) for v in (0.5, 0, 1)), name="last"
+    )
+    path = tmp_path / "wide.onnx"
+    onnx.save(draft.output(y), path)
+    return path
+
+
+def off_in_channel_1(array):
+    return array * np.array([1, 0.5, 1, 1], np.float32).reshape(-1, *[1] * (array.ndim - 1))
+
+
+def test_a_small_channel_that_is_wrong_is_found_beside_a_large_one(tmp_path) -> None:
+    source = wide(tmp_path)
+    verify.prove(source, folded(source))
+    with pytest.raises(ProofError, match=r"output 'last\.y', channel 1: the folded file is off by 0\.5, .*, allowed is 0\.01"):
+        verify.prove(source, folded(source, off_in_channel_1))
+
+
+def test_a_tolerance_widens_the_bound_of_a_channel(tmp_path) -> None:
+    source = wide(tmp_path)
+    verify.prove(source, folded(source, off_in_channel_1), tolerance=0.6)
+    with pytest.raises(ProofError, match=r"channel 1: .*, allowed is 0\.1$"):
+        verify.prove(source, folded(source, off_in_channel_1), tolerance=0.1)
+
+
+@pytest.mark.parametrize("seed", [27, 93, 168])  # which a floor of 1e-5 refuses
+def test_right_folds_pass_with_channels_that_are_nearly_dead(tmp_path, seed) -> None:
+    """Of 1000 channels behind a ReLU some hold nothing but remainders: rounding is large beside those."""
+    draft = Draft(seed=seed)
+    y = draft.node("Relu", draft.norm(draft.node("MatMul", draft.input("batch", 20), draft.drawn(20, 1000)), 1000))
+    y = draft.node("Relu", draft.norm(draft.node("MatMul", y, draft.drawn(1000, 1000)), 1000))
+    path = tmp_path / "relu.onnx"
+    onnx.save(draft.output(y), path)
+    verify.prove(path, folded(path))
+
+
+def misses(*batches):
+    """Judge batches of (folded, unfolded, wanted), an element a channel."""
+    held = Channels(len(batches[0][0]), smallest=1e-38)
+    for folded, unfolded, wanted in batches:
+        for which, got in (("folded", folded), ("unfolded", unfolded)):
+            held.look_at(which, np.array([got], np.float32), np.array([wanted], np.float64))
+    return [miss.channel for miss in held.misses(1e-3)]
+
+
+def test_a_channel_is_measured_by_itself() -> None:
+    assert misses(([1e6, 0.5, -1.2], [1e6, 1, -2], [1e6, 1, -2])) == [1, 2]
+    assert misses(([1e6, 1.0001], [1e6, 1], [1e6, 1])) == []
+
+
+def test_a_channel_may_be_off_where_the_unfolded_file_is() -> None:
+    assert misses(([1.09, 1.11], [1.01, 1.01], [1, 1])) == [1]
+
+
+def test_a_batch_that_is_nearly_0_counts_with_the_others() -> None:
+    assert misses(([2e-7], [1e-7], [1e-7]), ([1], [1], [1])) == []
+
+
+def test_channels_that_are_0_or_not_finite() -> None:
+    assert misses(([0, np.inf, 1], [0, np.inf, np.nan], [0, np.inf, 1])) == []
+    assert misses(([1e-30, np.nan], [0, 1], [0, 1])) == [0, 1]
 
 
 @pytest.mark.parametrize(
