@@ -94,8 +94,6 @@ class OnnxSession:
 def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads may spin between the operators of a run, but not between runs, where they would take the cores from gRPC.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors; what is lacking is said once, by us
     try:
         return ort.InferenceSession(str(path), options, providers=device.providers)
