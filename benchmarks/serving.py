@@ -1,9 +1,9 @@
 """What does serving a model cost, beside running it and beside moving its bytes?
 
-Three things answer the same requests, alternating in one run: onnxruntime in the process that asks (the ceiling of the model),
-a bare grpc.aio echo that takes and gives the same number of bytes (the ceiling of the transport), and the server. The load
-comes from one asyncio client, the same for the echo and the server. Times on a shared machine mean little; the ratios in one
-run do.
+Four things answer the same requests, alternating in one run: onnxruntime in the process that asks (the ceiling of the model),
+a bare grpc.aio echo that takes and gives the same number of bytes (the ceiling of the transport), a bare grpc.aio handler that
+runs the session on the last bytes of the message and checks nothing (the ceiling of both together), and the server. The load
+comes from one asyncio client, the same for all three. Times on a shared machine mean little; the ratios in one run do.
 
     python benchmarks/serving.py                          # all models, at 1, 4 and 16 callers
     python benchmarks/serving.py digits --seconds 1       # one model, shorter
@@ -43,7 +43,7 @@ OUT = HERE / "out"
 CONCURRENCIES = (1, 4, 16)
 SHAPES = {"digits": (1, 1, 8, 8), "resnet50": (1, 3, 224, 224), "identity": (1, 262_144)}
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-SUBJECTS = ("in-process", "echo", "server")
+SUBJECTS = ("in-process", "echo", "bare", "server")
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def request_bytes(model: str, name: str, array: np.ndarray) -> bytes:
 
 
 @contextmanager
-def echo_server(size: int) -> Iterator[str]:
-    """The least that a grpc.aio server can do: bytes in, `size` bytes out."""
+def other_server(kind: str, argument: str) -> Iterator[str]:
+    """Runs this file as a server: `--echo` SIZE answers with as many bytes, `--bare` FILE runs an ONNX file, no more."""
     address = f"127.0.0.1:{free_port()}"
-    process = subprocess.Popen([sys.executable, __file__, "--echo", address, str(size)])
+    process = subprocess.Popen([sys.executable, __file__, kind, address, argument])
     try:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=30)
@@ -110,15 +110,30 @@ def echo_server(size: int) -> Iterator[str]:
         process.wait()
 
 
-async def serve_echo(address: str, size: int) -> None:
+def echo(size: int) -> Callable[[bytes], bytes]:
     answer = bytes(size)
+    return lambda _request: answer
 
-    async def echo(_request: bytes, _context: object) -> bytes:
-        return answer
+
+def bare(path: Path) -> Callable[[bytes], bytes]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name, shape = session.get_inputs()[0].name, SHAPES[path.parent.name]
+    size = int(np.prod(shape)) * 4
+
+    def run(request: bytes) -> bytes:
+        output: np.ndarray = session.run(None, {name: np.frombuffer(request[-size:], np.float32).reshape(shape)})[0]
+        return output.tobytes()
+
+    return run
+
+
+async def serve_other(address: str, respond: Callable[[bytes], bytes]) -> None:
+    async def handle(request: bytes, _context: object) -> bytes:
+        return respond(request)
 
     server = grpc.aio.server(options=UNLIMITED)
-    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
+    handlers: dict[str, Any] = {"Call": grpc.unary_unary_rpc_method_handler(handle)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Other", handlers),))
     server.add_insecure_port(address)
     await server.start()
     await server.wait_for_termination()
@@ -168,21 +183,20 @@ async def measure(
     array: np.ndarray,
     calls: dict[str, Call],
     *,
-    rounds: int,
-    seconds: float,
+    arguments: argparse.Namespace,
     progress: Callable[[], None],
 ) -> dict[int, dict[str, Figure]]:
     """Measures every subject at every concurrency, in turns."""
     feed = {session.get_inputs()[0].name: array}
     figures: dict[int, dict[str, list[Figure]]] = {c: {s: [] for s in SUBJECTS} for c in CONCURRENCIES}
     for concurrency in CONCURRENCIES:
-        for round_ in range(rounds + 1):
+        for round_ in range(arguments.rounds + 1):
             for subject in SUBJECTS:
                 started = time.perf_counter()
                 if subject == "in-process":
-                    latencies = load_in_process(partial(session.run, None, feed), concurrency, seconds)
+                    latencies = load_in_process(partial(session.run, None, feed), concurrency, arguments.seconds)
                 else:
-                    latencies = await load(calls[subject], concurrency, seconds)
+                    latencies = await load(calls[subject], concurrency, arguments.seconds)
                 if round_:  # the first one warms up
                     figures[concurrency][subject].append(figure(latencies, time.perf_counter() - started))
                 progress()
@@ -196,17 +210,24 @@ async def benchmark(model: str, folded: Path, address: str, arguments: argparse.
     async with grpc.aio.insecure_channel(address, UNLIMITED) as channel:
         infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         size = len(await infer(data))
-        with echo_server(size) as echo_address:
-            async with grpc.aio.insecure_channel(echo_address, UNLIMITED) as echo_channel:
-                echo: Any = echo_channel.unary_unary("/bench.Echo/Echo")
-                calls: dict[str, Call] = {"echo": lambda: echo(data), "server": lambda: infer(data)}
-                options = {"rounds": arguments.rounds, "seconds": arguments.seconds, "progress": progress}
-                return await measure(session, array, calls, **options)
+        with other_server("--echo", str(size)) as echo_address, other_server("--bare", str(folded)) as bare_address:
+            async with (
+                grpc.aio.insecure_channel(echo_address, UNLIMITED) as echo_channel,
+                grpc.aio.insecure_channel(bare_address, UNLIMITED) as bare_channel,
+            ):
+                echo_call: Any = echo_channel.unary_unary("/bench.Other/Call")
+                bare_call: Any = bare_channel.unary_unary("/bench.Other/Call")
+                calls: dict[str, Call] = {
+                    "echo": lambda: echo_call(data),
+                    "bare": lambda: bare_call(data),
+                    "server": lambda: infer(data),
+                }
+                return await measure(session, array, calls, arguments=arguments, progress=progress)
 
 
-def overhead(cell: dict[str, Figure]) -> float:
+def overhead(cell: dict[str, Figure], subject: str = "server") -> float:
     """What serving adds to the median latency, in units of the echo's whole latency."""
-    return (cell["server"].p50_ms - cell["in-process"].p50_ms) / cell["echo"].p50_ms
+    return (cell[subject].p50_ms - cell["in-process"].p50_ms) / cell["echo"].p50_ms
 
 
 def table(model: str, cells: dict[int, dict[str, Figure]]) -> Table:
@@ -220,7 +241,11 @@ def table(model: str, cells: dict[int, dict[str, Figure]]) -> Table:
 
 def summary(model: str, cells: dict[int, dict[str, Figure]]) -> str:
     best = max(cells[c]["server"].rate for c in cells) / max(cells[c]["in-process"].rate for c in cells)
-    return f"{model}: {best:.2f} of in-process at the best concurrency; overhead at one caller {overhead(cells[1]):.2f} echoes"
+    ours, least = overhead(cells[1]), overhead(cells[1], "bare")
+    return (
+        f"{model}: {best:.2f} of in-process at the best concurrency; "
+        f"overhead at one caller {ours:.2f} echoes, a bare handler's {least:.2f}"
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -231,6 +256,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--server-flag", action="append", default=[], help="a further flag of the server; repeatable")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--echo", nargs=2, metavar=("ADDRESS", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument("--bare", nargs=2, metavar=("ADDRESS", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = set(arguments.models) - set(SHAPES)
     if unknown:
@@ -242,8 +268,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     if arguments.echo:
-        uvloop.run(serve_echo(arguments.echo[0], int(arguments.echo[1])))
-        return
+        uvloop.run(serve_other(arguments.echo[0], echo(int(arguments.echo[1]))))
+    elif arguments.bare:
+        uvloop.run(serve_other(arguments.bare[0], bare(Path(arguments.bare[1]))))
+    else:
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
     repository = OUT / "repository"
     folded = {model: prepare(model, repository) for model in arguments.models}
     console = Console()
