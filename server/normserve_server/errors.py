@@ -61,10 +61,6 @@ class DeadlineExceededError(ServiceError):
     """The caller's deadline or the request's queue timeout passed before the work began."""
 
 
-class CancelledError(ServiceError):
-    """The caller went away."""
-
-
 class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
@@ -80,7 +76,6 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    CancelledError: grpc.StatusCode.CANCELLED,
     InternalError: grpc.StatusCode.INTERNAL,
 }
 

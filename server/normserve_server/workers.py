@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Worker:
-    """One thread. Its results arrive on the loop that asked; much cheaper per hop than `run_in_executor`.
+    """One thread, whose results arrive on the loop that asked.
 
     Args:
         name: the thread's name, as debuggers and profilers show it.

@@ -27,7 +27,6 @@ def test_contract_table() -> None:
         "UnavailableError": grpc.StatusCode.UNAVAILABLE,
         "OverloadedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "DeadlineExceededError": grpc.StatusCode.DEADLINE_EXCEEDED,
-        "CancelledError": grpc.StatusCode.CANCELLED,
         "InternalError": grpc.StatusCode.INTERNAL,
     }
     assert {name: errors.STATUS_CODES[getattr(errors, name)] for name in expected} == expected
