@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def engine_version() -> str:
@@ -15,6 +16,22 @@ def engine_version() -> str:
         return version("normserve")
     except PackageNotFoundError:
         return "0"
+
+
+@dataclass
+class Cost:
+    """What a fold has added, or saved where a figure is negative.
+
+    Attributes:
+        nodes: Of the graph.
+        weight_bytes: Of constants, in the types of the file.
+        activation_bytes: Read and written by elementwise passes for one sample, at the shape that the file gives; None where
+            it gives none.
+    """
+
+    nodes: int
+    weight_bytes: int
+    activation_bytes: int | None
 
 
 @dataclass
@@ -28,6 +45,8 @@ class Norm:
         into: The nodes that took it in; empty where it stayed.
         reason: The code of `legality.Reason` where it stayed.
         detail: What exactly stood in the way, for people.
+        way: What its map met, step by step, whether it arrived or not.
+        cost: What the fold cost and saved; None where it stayed, or went as a part of another one's map.
     """
 
     name: str
@@ -36,6 +55,8 @@ class Norm:
     into: list[str] = field(default_factory=list)
     reason: str | None = None
     detail: str | None = None
+    way: list[str] = field(default_factory=list)
+    cost: Cost | None = None
 
 
 @dataclass
@@ -104,9 +125,14 @@ class Report:
             raise ValueError(f"the report has schema {data.get('schema')}, wanted {SCHEMA}")
         return cls(
             source_sha256=data["source_sha256"],
-            norms=[Norm(**norm) for norm in data["norms"]],
+            norms=[_norm(norm) for norm in data["norms"]],
             errors=[OutputError(**error) for error in data["errors"]],
             proof=data["proof"],
             seconds=data["seconds"],
             engine=data["engine"],
         )
+
+
+def _norm(data: dict[str, Any]) -> Norm:
+    cost = data.pop("cost")
+    return Norm(**data, cost=None if cost is None else Cost(**cost))

@@ -24,5 +24,5 @@ def test_the_counts_stand_in_the_file() -> None:
 
 
 def test_another_schema_is_refused() -> None:
-    with pytest.raises(ValueError, match="schema 99, wanted 1"):
+    with pytest.raises(ValueError, match="schema 99, wanted 2"):
         Report.from_json(REPORT.to_json().replace(f'"schema": {SCHEMA}', '"schema": 99'))
