@@ -1,29 +1,37 @@
 """The constants of a graph, exact in float64, and what the fold has made of them so far.
 
-A constant is an initializer that no caller can override, a Constant node, or what a few pure operators make of those:
-exporters like to write a bias as Expand(CastLike(0, x), Shape(w)) and a weight as Transpose(w).
+A constant is an initializer that no caller can override, a Constant node, or what pure operators make of those: exporters
+like to write a bias as Expand(CastLike(0, x), Shape(w)), a weight as Transpose(w), and a parametrized weight as its formula.
+Arithmetic is done in float64, whatever the type in the file.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from normserve_models.kernels import KERNELS
 from normserve_models.legality import Reason, StaysError, named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from normserve_models.affine import F64
 
 FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
-# They move and select values, and round nothing but where the file says so.
+# What constants are made of on their way to a node: values moved and selected, and the arithmetic of parametrized weights.
 PURE = frozenset(
     [
-        *("Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity"),
-        *("Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"),
+        *("CastLike", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Range", "Tile"),
+        *("Reshape", "Shape", "Size", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where", "Pad"),
+        *("Abs", "Add", "Div", "Exp", "Log", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
+        *("Clip", "Gemm", "LpNormalization", "Sigmoid", "Softplus", "Tanh", "DequantizeLinear"),
+        *("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
     ]
 )
 DEEPEST = 32  # exporters need three or four in a row; a hostile chain must not exhaust the stack
@@ -57,13 +65,22 @@ def _static_shape(node: ir.Node) -> np.ndarray[Any, Any] | None:
     return np.array(asked, np.int64) if all(isinstance(size, int) for size in asked) else None
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A constant: its values, floats in float64 where they were computed, and the type that the file gives them."""
+
+    array: np.ndarray[Any, Any]
+    dtype: ir.DataType
+
+
 class Constants:
     """Reads constants of one model, and holds the exact float64 values of those that the fold has replaced."""
 
     def __init__(self, opsets: dict[str, int]) -> None:
         self.exact: dict[ir.Value, F64] = {}
+        self.opset = opsets.get("", 1)
         self._opsets = opsets
-        self._known: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
+        self._known: dict[ir.Value, Known | None] = {}
 
     def require(self, node: ir.Node, index: int, otherwise: Reason = Reason.BLOCKED) -> F64:
         """Return an input of `node` in float64.
@@ -74,8 +91,6 @@ class Constants:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             raise StaysError(otherwise, f"{named(node)} has no input {index}")
-        if value in self.exact:
-            return self.exact[value]
         array = self.read(value)
         if array is None:
             raise StaysError(otherwise, f"{value.name!r}, input {index} of {named(node)}, is computed at run time")
@@ -83,58 +98,93 @@ class Constants:
             raise StaysError(Reason.DTYPE, f"{value.name!r}, input {index} of {named(node)}, is {array.dtype}")
         return array.astype(np.float64)
 
+    def bias(self, node: ir.Node, index: int) -> F64:
+        """Return an optional input of `node` in float64, 0 where it is absent; raises as `require` does."""
+        absent = index >= len(node.inputs) or node.inputs[index] is None
+        return np.zeros(()) if absent else self.require(node, index)
+
     def dtype(self, value: ir.Value | None) -> ir.DataType:
         """Return the type of a constant, in the file."""
-        if value is not None and value not in self.exact:
-            array = self.read(value)
-            if array is not None:
-                return ir.DataType.from_numpy(array.dtype)
-        dtype = value.dtype if value is not None else None
-        return dtype or ir.DataType.UNDEFINED
+        known = None if value is None or value in self.exact else self._look_up(value, 0)
+        if known is not None:
+            return known.dtype
+        return ir.DataType.UNDEFINED if value is None else value.dtype or ir.DataType.UNDEFINED
 
-    def read(self, value: ir.Value, depth: int = 0) -> np.ndarray[Any, Any] | None:
-        """Return a constant as the file has it, or None where it is computed at run time.
+    def read(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
+        """Return a constant, or None where it is computed at run time.
 
         Raises:
             StaysError: It is, or is made from, an initializer that a caller may override.
         """
+        if value is None:
+            return None
+        if value in self.exact:
+            return self.exact[value]
+        known = self._look_up(value, 0)
+        return None if known is None else known.array
+
+    def evaluate(self, node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any]:
+        """Return the first output of a node in float64."""
+        kernel = KERNELS.get(node.op_type)
+        found = None if kernel is None else kernel(node, list(inputs))
+        return np.asarray(self._by_onnx(node, inputs) if found is None else found)
+
+    def _look_up(self, value: ir.Value, depth: int) -> Known | None:
         if value.is_initializer():
             if value.is_graph_input():
                 raise StaysError(Reason.OVERRIDABLE, f"{value.name!r} is a graph input with a default")
-            return None if value.const_value is None else value.const_value.numpy()
+            return None if value.const_value is None else Known(value.const_value.numpy(), value.const_value.dtype)
         if depth > DEEPEST:
             return None
         if value not in self._known:
             self._known[value] = self._compute(value, depth + 1)
         return self._known[value]
 
-    def _compute(self, value: ir.Value, depth: int) -> np.ndarray[Any, Any] | None:
+    def _compute(self, value: ir.Value, depth: int) -> Known | None:
         node = value.producer()
-        if node is None or node.domain not in {"", "ai.onnx"}:
+        if node is None or node.domain not in {"", "ai.onnx"} or value.index() != 0:
             return None
         if node.op_type == "Constant":
             tensor = ir.convenience.get_const_tensor(value)
-            return None if tensor is None else tensor.numpy()
-        if node.op_type == "CastLike":
-            return self._cast_like(node, depth)
+            return None if tensor is None else Known(tensor.numpy(), tensor.dtype)
+        if node.op_type in {"Cast", "CastLike"}:
+            return self._cast(node, depth)
         if node.op_type == "Shape" and (static := _static_shape(node)) is not None:
-            return static
+            return Known(static, ir.DataType.INT64)
         return self._evaluate(node, depth) if node.op_type in PURE else None
 
-    def _cast_like(self, node: ir.Node, depth: int) -> np.ndarray[Any, Any] | None:
-        given, like = node.inputs
-        array = None if given is None else self.read(given, depth)
-        if array is None or like is None or like.dtype is None:
-            return None  # the second input may come at run time: only its type counts
-        return array.astype(like.dtype.numpy())
-
-    def _evaluate(self, node: ir.Node, depth: int) -> np.ndarray[Any, Any] | None:
-        inputs = [None if value is None else self.read(value, depth) for value in node.inputs]
-        if any(array is None and value is not None for array, value in zip(inputs, node.inputs, strict=True)):
+    def _cast(self, node: ir.Node, depth: int) -> Known | None:
+        given = None if node.inputs[0] is None else self._look_up(node.inputs[0], depth)
+        if node.op_type == "Cast":
+            target = ir.DataType(node.attributes.get_int("to"))
+        else:  # the second input may come at run time: only its type counts
+            target = (node.inputs[1].dtype if node.inputs[1] is not None else None) or ir.DataType.UNDEFINED
+        if given is None or target in {ir.DataType.UNDEFINED, ir.DataType.STRING} or given.dtype is ir.DataType.STRING:
             return None
+        exact = given.array.dtype == np.float64 and target in FLOATS  # rounded here because the file says so
+        return Known(rounded(given.array, target) if exact else given.array.astype(target.numpy()), target)
+
+    def _evaluate(self, node: ir.Node, depth: int) -> Known | None:
+        known = [None if value is None else self._look_up(value, depth) for value in node.inputs]
+        if any(found is None and value is not None for found, value in zip(known, node.inputs, strict=True)):
+            return None
+        arrays = [None if found is None else _widened(found.array) for found in known]
+        result = self._by_onnx(node, arrays)
+        floats = [found.dtype for found in known if found is not None and found.dtype in FLOATS]
+        if result.dtype == np.float64:
+            return Known(result, node.outputs[0].dtype or (floats[0] if floats else ir.DataType.FLOAT))
+        return Known(result, ir.DataType.from_numpy(result.dtype))
+
+    def _by_onnx(self, node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any]:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - a fifth of a second, for few files
 
-        evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=self._opsets)
-        feeds = {str(value.name): array for value, array in zip(node.inputs, inputs, strict=True) if value is not None}
-        [result] = evaluator.run(None, dict(feeds))
-        return np.asarray(result)
+        from normserve_models.reference import widen  # noqa: PLC0415 - likewise
+
+        evaluator = ReferenceEvaluator(widen(ir.to_proto(node)), opsets=self._opsets)
+        feeds = {str(value.name): array for value, array in zip(node.inputs, inputs, strict=False) if value is not None}
+        results: Any = evaluator.run(None, dict(feeds))
+        return np.asarray(results[0])
+
+
+def _widened(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array

@@ -1,214 +1,232 @@
 """Fold the batch norms of an ONNX graph into the weights beside them.
 
-Each batch norm is taken as an affine map and carried backward from operator to operator, by the rules of rules.py,
-until one takes it in. The way is planned first and nothing is touched before the whole plan is known to be legal. The
-batch norms are visited from the end of the graph, so that several in a row go as one map, and the new constants stay in
-float64 until all is done: each is rounded once.
+Each batch norm is taken as an affine map and carried from operator to operator by the rules in `rules`: backward, until one
+takes it in, or else forward, until all that read it have. The way is planned first and nothing is touched before the whole
+plan is known to be legal and worth it. Batch norms are visited from the end of the graph, so that several in a row go as one
+map; branches that meet in a sum are merged where they read the same value; and all of that again, until nothing moves. New
+constants stay in float64 until then: each is rounded once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
-from normserve_models import graph, rules
-from normserve_models.constants import Constants, fits, rounded
-from normserve_models.legality import Reason, StaysError, named, require_sole_use
-from normserve_models.report import Norm
+from normserve_models import cost, graph, parallel, rewrite, sources
+from normserve_models.constants import Constants, fits
+from normserve_models.legality import Reason, StaysError, named
+from normserve_models.plan import Plan, carry_ahead, carry_back
+from normserve_models.report import Cost, Norm
+from normserve_models.rewrite import Work
+from normserve_models.steps import Edit
+from normserve_models.weights import Quantized
 
 if TYPE_CHECKING:
-    from normserve_models.affine import F64, Affine
-    from normserve_models.rules import Edit
+    from collections.abc import Mapping
 
-SUFFIX = ".folded"
-OLDEST_OPSET = 9
+    import onnx_ir as ir
 
-
-@dataclass
-class Plan:
-    """What carries a map to its end.
-
-    Attributes:
-        edits: The constants that change.
-        dissolved: The nodes that are left out, each with the input that takes its place, from the last to the first.
-    """
-
-    edits: list[Edit] = field(default_factory=list)
-    dissolved: list[tuple[ir.Node, ir.Value]] = field(default_factory=list)
-
-    def cut(self, edits: int, dissolved: int, last: Edit) -> None:
-        """Keep the first steps only, and end in `last`."""
-        self.edits[edits:] = [last]
-        del self.dissolved[dissolved:]
+    from normserve_models.affine import F64
+    from normserve_models.sources import Source
 
 
 @dataclass
-class Work:
-    """What the folds of one model share.
+class Fate:
+    """What has become of a batch norm, or of a chain that is one.
 
     Attributes:
-        constants: The constants as they are by now.
-        names: Those that are taken.
-        freed: Values that some node has used and does not any more.
+        source: The nodes.
+        name, scale: What a report calls it, as it was in the file.
+        into: The nodes that have taken it in; None as long as it stays.
+        stays: Why it does.
+        way: What its map has met.
+        cost: Of the fold.
     """
 
-    constants: Constants
-    names: graph.Names
-    freed: list[ir.Value | None] = field(default_factory=list)
+    source: Source
+    name: str
+    scale: str
+    into: list[ir.Node] | None = None
+    stays: StaysError | None = None
+    way: list[str] = field(default_factory=list)
+    cost: Cost | None = None
 
 
-def fold(model: ir.Model) -> list[Norm]:
+def fold(model: ir.Model, exact: Mapping[ir.Value, F64] | None = None) -> list[Norm]:
     """Fold what can be folded exactly, in place.
 
     Args:
-        model: The model, its nodes in topological order.
+        model: The model, its nodes in topological order. Its functions are inlined where it has batch norms.
+        exact: Initializers whose values are known better than the file's type can hold, in float64.
 
     Returns:
-        What became of each batch norm, in the order of the graph.
+        What became of each batch norm, in the order of the graph; then the frozen ones, written as arithmetic, that folded.
     """
-    norms = graph.batch_norms(model)
-    if not norms:
-        return []
-    graph.infer_shapes(model)
-    work = Work(Constants(graph.opsets(model)), graph.Names(model))
-    fates: dict[ir.Node, Norm] = {}
+    folding = Folding(model, exact or {})
     with np.errstate(all="ignore"):  # what is not finite is a reason to stay, not a warning
-        for node in reversed(norms):
-            if node not in fates:
-                fates |= _fold_one(model, node, work)
-    graph.sweep(work.freed)
-    _round(work.constants)
-    return [fates[node] for node in norms]
+        while folding.round():
+            pass
+    graph.sweep(folding.work.freed)
+    rewrite.round_exact(folding.work.constants)
+    return folding.norms()
 
 
-def _fold_one(model: ir.Model, node: ir.Node, work: Work) -> dict[ir.Node, Norm]:
-    """Fold one batch norm, and with it those that its map has met on its way; return what became of each."""
-    try:
-        _require_foldable(model, node)
-        plan = _plan(node, work.constants)
-        _require_finite(plan)
-    except StaysError as stays:
-        return {node: _norm(node, folded=False, reason=stays.reason.value, detail=stays.detail)}
-    into = [graph.label(edit.node) for edit in plan.edits]
-    gone = [dissolved for dissolved, _ in plan.dissolved if dissolved.op_type == graph.BATCH_NORM]
-    fates = {dissolved: _norm(dissolved, folded=True, into=into) for dissolved in gone}
-    _apply(plan, work)
-    return fates
+class Folding:
+    """The fold of one model."""
+
+    def __init__(self, model: ir.Model, exact: Mapping[ir.Value, F64]) -> None:
+        graph.inline_functions(model)
+        graph.infer_shapes(model)
+        self.work = Work(Constants(graph.opsets(model)), graph.Names(model))
+        self.work.constants.exact.update(exact)
+        self._model = model
+        self._fates = {source.node: _fate(source) for source in sources.batch_norms(model)}
+
+    def round(self) -> bool:
+        """Try all that is left; return whether anything has moved."""
+        left = self._left()
+        moved = [self._try(source, backward=True) for source in reversed(left)]
+        moved += self._merge()
+        moved += [self._try(source, backward=False) for source in left]
+        return any(moved)
+
+    def _left(self) -> list[Source]:
+        for chain in sources.chains(self._model, self.work.constants):
+            self._fates.setdefault(chain.node, _fate(chain)).source = chain
+        return [fate.source for fate in self._fates.values() if fate.into is None and fate.source.node.graph is not None]
+
+    def _try(self, source: Source, *, backward: bool) -> bool:
+        fate = self._fates[source.node]
+        if fate.into is not None:  # another map has met it and taken it along
+            return False
+        plan = Plan()
+        try:
+            _carry(source, plan, self.work.constants, backward=backward)
+        except StaysError as stays:
+            fate.stays = stays if backward else _both(fate.stays, stays)
+            fate.way = [*([] if backward else fate.way), *plan.way, stays.detail]
+            return False
+        self._settle(fate, plan)
+        return True
+
+    def _settle(self, fate: Fate, plan: Plan) -> None:
+        """Carry out a plan, and note what becomes of the batch norms that it has met."""
+        into = [edit.node for edit in plan.edits]
+        fate.cost = cost.of(plan, self.work.constants)
+        for node, _ in plan.dissolved:
+            if node in self._fates:
+                self._fates[node].into = into
+                self._fates[node].way = list(plan.way)
+        fate.into, fate.way = into, list(plan.way)
+        rewrite.apply(plan, self.work)
+
+    def _merge(self) -> list[bool]:
+        merged = list(parallel.merge(self._model, self.work))
+        for guest, host in merged:
+            if guest in self._fates:
+                self._fates[guest].into = [host]
+                self._fates[guest].way = [f"beside {named(host)}, which reads the same value, into it"]
+            for fate in self._fates.values():
+                if fate.into is not None and guest in fate.into:
+                    fate.into = list(dict.fromkeys(host if node is guest else node for node in fate.into))
+        return [True] * len(merged)
+
+    def norms(self) -> list[Norm]:
+        """Return what a report says."""
+        shown = [fate for fate in self._fates.values() if fate.source.is_batch_norm or fate.into is not None]
+        return [self._norm(fate) for fate in shown]
+
+    def _norm(self, fate: Fate) -> Norm:
+        if fate.into is not None:
+            into = list(dict.fromkeys(graph.label(node) for node in self._ends(fate.into)))
+            return Norm(fate.name, fate.scale, folded=True, into=into, way=fate.way, cost=fate.cost)
+        stays = fate.stays or StaysError(Reason.BLOCKED, "nothing takes it")
+        return Norm(fate.name, fate.scale, folded=False, reason=stays.reason.value, detail=stays.detail, way=fate.way)
+
+    def _ends(self, into: list[ir.Node]) -> list[ir.Node]:
+        """Return where maps are in the end: a batch norm that took one in may have gone itself later."""
+        ends: list[ir.Node] = []
+        for node in into:
+            further = self._fates[node].into if node in self._fates else None
+            ends += self._ends(further) if further is not None and node not in further else [node]
+        return ends
 
 
-def _norm(node: ir.Node, **fate: Any) -> Norm:
-    scale = node.inputs[1] if len(node.inputs) > 1 else None
-    return Norm(graph.label(node), "" if scale is None else str(scale.name), **fate)
+def _fate(source: Source) -> Fate:
+    scale = source.node.inputs[1] if len(source.node.inputs) > 1 else None
+    return Fate(source, graph.label(source.node), "" if scale is None else str(scale.name))
 
 
-def _require_foldable(model: ir.Model, node: ir.Node) -> None:
-    opset = graph.opsets(model).get("", OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise StaysError(Reason.OPSET, f"the file is of opset {opset}")
-    if node.graph is not model.graph:
-        raise StaysError(Reason.BODY, f"{named(node)} is not in the main graph")
-
-
-def _plan(node: ir.Node, constants: Constants) -> Plan:
-    own = rules.batch_norm(node, constants)
-    value = node.inputs[0]
-    assert value is not None  # noqa: S101 - the first input of a batch norm is not optional
-    plan = Plan(dissolved=[(node, value)])
-    _carry(value, own, constants, plan)
-    return plan
-
-
-def _carry(value: ir.Value, affine: Affine, constants: Constants, plan: Plan) -> None:
-    """Carry a map backward from `value` until operators have taken it in whole, noting the way in `plan`.
+def _carry(source: Source, plan: Plan, constants: Constants, *, backward: bool) -> None:
+    """Plan the way of a map to its end.
 
     Raises:
-        StaysError: Something does not let it through, and there was no place to rest before.
+        StaysError: There is none, or it is not worth going.
     """
-    rested: tuple[int, int, Edit] | None = None  # how much was planned before the place of rest, and what stays there
-    while True:
-        try:
-            step = _step(value, affine, constants, plan)
-        except StaysError:
-            if rested is None:
-                raise
-            plan.cut(*rested)
-            return
-        if isinstance(step, rules.Absorbed):
-            plan.edits.append(step.edit)
-            return
-        if step.rest is not None:
-            rested = len(plan.edits), len(plan.dissolved), step.rest
-        (below, affine) = step.branches[0]
-        if step.dissolves:
-            plan.dissolved.append((_producer(value), below))
-        value = below
+    affine = source.affine(constants)
+    plan.dissolved.extend(reversed(source.nodes))
+    if backward:
+        carry_back(source.value, affine, constants, plan)
+        _require_worth(plan, source, constants)
+        return
+    try:
+        carry_ahead(source.result, affine, constants, plan)
+        _require_worth(plan, source, constants)
+    except StaysError as stays:
+        if len(source.nodes) == 1 or stays.reason not in {Reason.COST, Reason.DYNAMIC_PADDING}:
+            raise
+        _leave_shift(source, plan, constants)
 
 
-def _step(value: ir.Value, affine: Affine, constants: Constants, plan: Plan) -> rules.Step:
-    """Ask the rule, and carry all branches but the first one to their ends."""
-    require_sole_use(value)
-    step = rules.step_back(value, affine, constants)
-    if isinstance(step, rules.Passed):
-        for branch, moved in step.branches[1:]:
-            _carry(branch, moved, constants, plan)
-    return step
+def _leave_shift(source: Source, plan: Plan, constants: Constants) -> None:
+    """Let a chain be x + t / s, and carry only its scale on: zeros that are padded behind it stay what they were."""
+    affine = source.affine(constants)
+    shift = affine.shift / affine.scale
+    if not np.isfinite(shift).all():
+        raise StaysError(Reason.COST, f"{named(source.node)} has a channel with the scale 0")
+    (first, data), *others = source.nodes
+    constant = first.inputs[1 - data]
+    shape = np.shape(constants.require(first, 1 - data)) if constant is not None else ()
+    kept = Edit(first, {1 - data: _shaped(shift, shape, affine.axis, first)}, constants.dtype(constant), op_type="Add")
+    plan.restart([kept], list(reversed(others)), f"its shift stays in {named(first)}")
+    carry_ahead(source.result, affine.without_shift(), constants, plan)
+    _require_worth(plan, source, constants)
 
 
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    assert node is not None  # noqa: S101 - a rule has been asked for it
-    return node
+def _shaped(shift: F64, shape: tuple[int, ...], axis: int, node: ir.Node) -> F64:
+    if np.size(shift) == np.prod(shape):
+        return shift.reshape(shape)
+    shown = node.outputs[0].shape
+    trailing = 0 if shown is None else shown.rank() - axis - 1
+    return shift.reshape(-1, *[1] * trailing)
 
 
-def _require_finite(plan: Plan) -> None:
+def _require_worth(plan: Plan, source: Source, constants: Constants) -> None:
     for edit in plan.edits:
-        for index, array in edit.constants.items():
-            if not fits(array, edit.dtype):
-                raise StaysError(Reason.OVERFLOW, f"input {index} of {named(edit.node)} overflows {edit.dtype.name}")
+        _require_finite(edit)
+    cost.require_cheap(plan, source.value, constants)
 
 
-def _apply(plan: Plan, work: Work) -> None:
-    for edit in plan.edits:
-        _rewrite(edit, work)
-    for node, below in plan.dissolved:
-        work.freed.extend(node.inputs)
-        graph.dissolve(node, below)
+def _require_finite(edit: Edit) -> None:
+    for index, constant in edit.constants.items():
+        array = (
+            constant
+            if isinstance(constant, np.ndarray)
+            else constant.scale
+            if isinstance(constant, Quantized)
+            else constant.values
+        )
+        if not fits(array, edit.dtype):
+            raise StaysError(Reason.OVERFLOW, f"input {index} of {named(edit.node)} overflows {edit.dtype.name}")
+    if edit.behind is not None and not fits(edit.behind, edit.dtype):
+        raise StaysError(Reason.OVERFLOW, f"what is added behind {named(edit.node)} overflows {edit.dtype.name}")
 
 
-def _rewrite(edit: Edit, work: Work) -> None:
-    """Give a node constants of its own: those that it had may be shared."""
-    node = edit.node
-    node.op_type = edit.op_type or node.op_type
-    for attribute in edit.dropped:
-        node.attributes.pop(attribute, None)
-    node.resize_inputs(max(len(node.inputs), *[index + 1 for index in edit.constants]))
-    for index, array in edit.constants.items():
-        old = node.inputs[index]
-        value = _constant(work.names.fresh(_base_name(node, index, old)), array, edit.dtype)
-        assert node.graph is not None  # noqa: S101 - only nodes of a graph are rewritten
-        node.graph.register_initializer(value)
-        node.replace_input_with(index, value)
-        work.constants.exact[value] = array
-        work.freed.append(old)
-
-
-def _base_name(node: ir.Node, index: int, old: ir.Value | None) -> str:
-    if old is not None and old.is_initializer():
-        return f"{str(old.name).removesuffix(SUFFIX)}{SUFFIX}"
-    return f"{graph.label(node)}.{'weight' if index == 1 else 'bias'}{SUFFIX}"
-
-
-def _constant(name: str, array: F64, dtype: ir.DataType) -> ir.Value:
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
-    value.const_value = ir.Tensor(array)  # float64 until the end
-    return value
-
-
-def _round(constants: Constants) -> None:
-    while constants.exact:
-        value, array = constants.exact.popitem()
-        if value.is_initializer() and value.dtype is not None:
-            value.const_value = ir.Tensor(rounded(array, value.dtype), name=value.name)
+def _both(back: StaysError | None, ahead: StaysError) -> StaysError:
+    """Return why a batch norm stays that neither way is open to: what tells more than that an operator is in the way."""
+    if back is None or str(back) == str(ahead):
+        return ahead
+    reason = ahead.reason if back.reason is Reason.BLOCKED else back.reason
+    return StaysError(reason, f"{back.detail}; {ahead.detail}")

@@ -200,13 +200,20 @@ def label(node: ir.Node) -> str:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer the shapes and types of the graph where one that a rule may ask for is lacking."""
-    asked = (node for node in model.graph if node.op_type in {"MatMul", "Add", "CastLike", "Shape"})
-    values = itertools.chain.from_iterable((*node.inputs, *node.outputs) for node in asked)
-    if any(value is not None and value.shape is None for value in values):
+    """Infer the shapes and types of the graph where some are lacking."""
+    values = itertools.chain.from_iterable(node.outputs for node in model.graph.all_nodes())
+    if any(value.shape is None or value.dtype is None for value in values if value.name):
         from onnx_ir.passes import common  # noqa: PLC0415 - for few files
 
         common.ShapeInferencePass(strict_mode=False)(model)
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Put the bodies of the model's own functions in the place of their calls: weights come from the call, and differ."""
+    if model.functions:
+        from onnx_ir.passes import common  # noqa: PLC0415 - for few files
+
+        common.InlinePass()(model)
 
 
 class Names:
@@ -233,14 +240,27 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def dissolve(node: ir.Node, kept: ir.Value) -> None:
-    """Leave `node` out: `kept` takes the place, the name and the shape of its first output."""
+def dissolve(node: ir.Node, kept: ir.Value, *, renames: bool = True) -> None:
+    """Leave `node` out: `kept` takes the place of its first output, and its name and shape where `renames` says so."""
     gone = node.outputs[0]
     graph = node.graph
     assert graph is not None  # noqa: S101 - only nodes of a graph are dissolved
+    # A body's result is a value of its own, and no two outputs, nor an input and an output, are one value.
+    if gone.is_graph_output() and (kept.graph is not graph or kept.producer() is None or kept.is_graph_output()):
+        _become_identity(node, kept)
+        return
+    renames = renames and kept.graph is graph and kept.producer() is not None and not kept.is_graph_output()
     gone.replace_all_uses_with(kept, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    kept.name, kept.shape, kept.type = gone.name, gone.shape or kept.shape, gone.type or kept.type
+    if renames:
+        kept.name, kept.shape, kept.type = gone.name, gone.shape or kept.shape, gone.type or kept.type
+
+
+def _become_identity(node: ir.Node, kept: ir.Value) -> None:
+    node.op_type = "Identity"
+    node.attributes.clear()
+    node.resize_inputs(1)
+    node.replace_input_with(0, kept)
 
 
 def sweep(values: Iterable[ir.Value | None]) -> None:

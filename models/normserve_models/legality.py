@@ -10,8 +10,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from normserve_models.affine import Affine
 
 
 MOST_NAMED = 4  # consumers in a message
@@ -41,7 +45,7 @@ class Reason(StrEnum):
     DYNAMIC_PADDING = "dynamic_padding", "zero padding around a spatial size that is not known"
     DTYPE = "dtype", "the types of the weights beside it do not allow the fold"
     OPSET = "opset", "the file is older than opset 9, in which a batch norm had other attributes"
-    BODY = "body", "it stands in a model-local function or in the body of If, Loop or Scan"
+    COST = "cost", "the constants or the pass over memory that it would leave cost more than it does"
 
 
 class StaysError(Exception):
@@ -62,13 +66,13 @@ def require_sole_use(value: ir.Value) -> None:
     """Raise StaysError where more than one node sees what is in the value, or a caller does."""
     if value.is_graph_output():
         raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
-    users = [use.node for use in value.uses() if not _looks_outside_only(use.node, use.idx)]
+    users = [use.node for use in value.uses() if not looks_outside_only(use.node, use.idx)]
     if len(users) > 1:
         others = ", ".join(sorted(map(named, users[:MOST_NAMED]))) + " ..." * (len(users) > MOST_NAMED)
         raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} goes to {others}")
 
 
-def _looks_outside_only(node: ir.Node, index: int) -> bool:
+def looks_outside_only(node: ir.Node, index: int) -> bool:
     """Tell whether a use reads only the shape or the type, which no fold changes; exporters like to write those."""
     shape_only = node.op_type in {"Shape", "Size"} or (node.op_type == "CastLike" and index == 1)
     return shape_only and node.domain in {"", "ai.onnx"}
@@ -82,9 +86,51 @@ def require_axis(node: ir.Node, axis: int, wanted: int, channels: int, available
         )
 
 
-def require_rank(node: ir.Node, value: ir.Value | None, rank: int) -> None:
-    """Raise StaysError where the rank of `value` is another one, or not known."""
+def require_uniform(node: ir.Node, affine: Affine) -> None:
+    """Raise StaysError where the shift differs from place to place and `node` takes only one value a channel."""
+    if not affine.uniform:
+        raise StaysError(Reason.BLOCKED, f"{named(node)} comes after a zero-padded border, where the shift is another one")
+
+
+def require_not_negative(node: ir.Node, affine: Affine) -> None:
+    """Raise StaysError where a scale is negative: max(s x + t) is s max(x) + t for s >= 0 only."""
+    negative = np.flatnonzero(affine.scale < 0)
+    if len(negative):
+        channel = int(negative[0])
+        raise StaysError(
+            Reason.BLOCKED, f"{named(node)} lets no negative scale through, channel {channel} has {affine.scale[channel]:.3g}"
+        )
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """Return the rank of a value where it is known."""
+    return None if value is None or value.shape is None else value.shape.rank()
+
+
+def require_rank(node: ir.Node, value: ir.Value | None, wanted: int | None = None) -> int:
+    """Return the rank of `value`; raise StaysError where it is not known, or not the one that is wanted."""
+    found = rank(value)
+    if found is None:
+        raise StaysError(Reason.AXIS, f"the rank of an input or output of {named(node)} is not known")
+    if wanted is not None and found != wanted:
+        raise StaysError(Reason.AXIS, f"{named(node)} works on rank {found}, wanted {wanted}")
+    return found
+
+
+def dims(value: ir.Value | None) -> list[int | str | None] | None:
+    """Return the shape of a value: an int where an extent is fixed, its symbol or None where it is not."""
     if value is None or value.shape is None:
-        raise StaysError(Reason.AXIS, f"the rank of the input of {named(node)} is not known, wanted {rank}")
-    if value.shape.rank() != rank:
-        raise StaysError(Reason.AXIS, f"{named(node)} works on rank {value.shape.rank()}, wanted {rank}")
+        return None
+    return [size if isinstance(size, int) else size.value for size in value.shape]
+
+
+def require_sample_shape(node: ir.Node, value: ir.Value | None) -> list[int]:
+    """Return the shape of `value` with 1 for its first extent; raise StaysError where another extent is not fixed."""
+    shape = dims(value)
+    if shape is None or any(not isinstance(size, int) for size in shape[1:]):
+        raise StaysError(Reason.DYNAMIC_PADDING, f"{named(node)} pads a tensor of shape {_shown(shape)}")
+    return [1, *[int(size) for size in shape[1:] if size is not None]]
+
+
+def _shown(shape: list[int | str | None] | None) -> str:
+    return "that is not known" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

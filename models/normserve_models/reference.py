@@ -77,7 +77,7 @@ class Reference:
             raise NoReferenceError(f"{node.op_type} {node.name!r}: {' '.join(str(error).split())}") from error
 
     def _by_onnx(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
-        proto = _widen(ir.to_proto(node))
+        proto = widen(ir.to_proto(node))
         feeds = {str(value.name): _get(value, held) for value in _reads(node) if _known(value, held)}
         outputs = [str(value.name) for value in node.outputs if value.name]
         graph = onnx.helper.make_graph(
@@ -126,7 +126,7 @@ def _get(value: ir.Value, held: dict[ir.Value, Array]) -> Array:
     return array.astype(np.float64) if value.const_value.dtype in FLOATS else array
 
 
-def _widen(node: onnx.NodeProto) -> onnx.NodeProto:
+def widen(node: onnx.NodeProto) -> onnx.NodeProto:
     """Make all floats in the attributes of a node float64, its bodies included."""
     for attribute in node.attribute:
         if attribute.name in TYPE_ATTRIBUTES and attribute.i in NARROW:
@@ -137,7 +137,7 @@ def _widen(node: onnx.NodeProto) -> onnx.NodeProto:
             for tensor in body.initializer:
                 _widen_tensor(tensor)
             for child in body.node:
-                _widen(child)
+                widen(child)
     return node
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from normserve_models import prepare, rules, verify
+from normserve_models import prepare, steps, verify
 from normserve_models.report import Report
 from normserve_models.testing import Draft
 
@@ -162,9 +162,9 @@ def test_a_wrong_fold_is_not_written(tmp_path, capfd, monkeypatch) -> None:
     def wrong(node, affine, constants):
         weight = constants.require(node, 1)
         scaled = weight * affine.along(weight.ndim, axis=0)[0]  # and the shift forgotten
-        return rules.Absorbed(rules.Edit(node, {1: scaled}, ir.DataType.FLOAT))
+        return steps.Absorbed(steps.Edit(node, {1: scaled}, ir.DataType.FLOAT))
 
-    monkeypatch.setitem(rules.BACKWARD, "Conv", wrong)
+    monkeypatch.setitem(steps.BACKWARD, "Conv", wrong)
     assert prepare.main([str(source), str(out)]) == 1
     said = capfd.readouterr().err
     assert said.count("\n") == 1
