@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from normserve_models.legality import Reason, StaysError, dims, named, rank
+from normserve_models.legality import Reason, StaysError, dims, named, rank, readers
 from normserve_models.report import Cost
 from normserve_models.rules.elementwise import constant_operand
 from normserve_models.steps import OWN_DOMAINS
@@ -23,6 +23,7 @@ from normserve_models.weights import Quantized
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from normserve_models.affine import F64
     from normserve_models.constants import Constants
     from normserve_models.plan import Plan
     from normserve_models.steps import Edit
@@ -39,9 +40,7 @@ def elements(value: ir.Value | None) -> int | None:
     return prod(sizes) if shape and len(sizes) == len(shape) - 1 else None
 
 
-def following_add(
-    value: ir.Value, addend: np.ndarray[tuple[int, ...], np.dtype[np.float64]], constants: Constants
-) -> int | None:
+def following_add(value: ir.Value, addend: F64, constants: Constants) -> int | None:
     """Return the index of the constant of the Add that alone reads `value`, where the constant can take `addend` in."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
@@ -71,24 +70,24 @@ def require_cheap(plan: Plan, read: ir.Value, constants: Constants) -> None:
     """Raise StaysError where a plan for the map that reads `read` costs more than it saves."""
     for edit in plan.edits:
         if edit.behind is not None and _adds_pass(edit, constants):
-            _require_no_larger(edit, read)
+            _require_no_larger(edit, edit.behind, read)
     clones = sum(_cloned_bytes(edit) for edit in plan.edits)
     saved = _moved(read, constants, plan.dissolved[0][0])
     if clones > FREE_CLONE_BYTES and saved is not None and clones > saved:
         raise StaysError(Reason.COST, f"shared weights of {clones} bytes would be cloned, to save {saved} bytes moved a sample")
 
 
-def _require_no_larger(edit: Edit, read: ir.Value) -> None:
+def _require_no_larger(edit: Edit, behind: F64, read: ir.Value) -> None:
     ours, theirs = elements(edit.node.outputs[0]), elements(read)
-    if ours is None or theirs is None:
-        channels = [shape[1] if shape and len(shape) > 1 else None for shape in (dims(edit.node.outputs[0]), dims(read))]
-        ours, theirs = (size if isinstance(size, int) else 1 for size in channels)
+    if behind.ndim == 1 or ours is None or theirs is None:  # a vector goes with as many places on both sides: channels count
+        shape = dims(read) or []
+        channels = shape[1] if len(shape) > 1 else None
+        ours, theirs = max(behind.shape, default=0), channels if isinstance(channels, int) else None
     elif ours * edit.dtype.itemsize <= FREE_PASS_BYTES:
         return
-    if ours > theirs:
+    if theirs is not None and ours > theirs:
         raise StaysError(
-            Reason.COST,
-            f"behind {named(edit.node)} {ours} elements a sample would have to be added to, instead of {theirs} here",
+            Reason.COST, f"behind {named(edit.node)} {ours} elements would have to be added to, instead of {theirs} scaled here"
         )
 
 
@@ -117,10 +116,10 @@ def _cloned_bytes(edit: Edit) -> int:
 
 def _shared(node: ir.Node, index: int) -> bool:
     value = node.inputs[index] if index < len(node.inputs) else None
-    return value is not None and len(value.uses()) > 1
+    return value is not None and len(readers(value)) > 1
 
 
-def _bytes(constant: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | Weight, edit: Edit) -> float:
+def _bytes(constant: F64 | Weight, edit: Edit) -> float:
     if isinstance(constant, Quantized):
         return constant.integers.nbytes + constant.scale.size * edit.dtype.itemsize + constant.zero_point.nbytes
     values = constant if isinstance(constant, np.ndarray) else constant.values
@@ -134,7 +133,7 @@ def _own_bytes(node: ir.Node) -> int:
 def _freed(node: ir.Node, index: int) -> int:
     """Return the bytes of a constant that nobody else reads."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.is_graph_input() or len(value.uses()) > 1:
+    if value is None or value.is_graph_input() or len(readers(value)) > 1:
         return 0
     return sum(int(tensor.nbytes) for tensor in _tensors(value))
 

@@ -68,6 +68,8 @@ def fold(model: ir.Model, exact: Mapping[ir.Value, F64] | None = None) -> list[N
     with np.errstate(all="ignore"):  # what is not finite is a reason to stay, not a warning
         while folding.round():
             pass
+    if folding.work.edited:
+        rewrite.settle(model, folding.work)
     graph.sweep(folding.work.freed)
     rewrite.round_exact(folding.work.constants)
     return folding.norms()

@@ -205,7 +205,16 @@ def infer_shapes(model: ir.Model) -> None:
     if any(value.shape is None or value.dtype is None for value in values if value.name):
         from onnx_ir.passes import common  # noqa: PLC0415 - for few files
 
+        sequences = [(value, value.type, value.shape) for value in _sequences(model)]
         common.ShapeInferencePass(strict_mode=False)(model)
+        for value, kind, shape in sequences:  # the pass takes a sequence of tensors for a tensor
+            value.type, value.shape = kind, shape
+
+
+def _sequences(model: ir.Model) -> Iterator[ir.Value]:
+    for node in model.graph.all_nodes():
+        if node.op_type == "SplitToSequence" or node.op_type.startswith(("Sequence", "Optional")):
+            yield from (value for value in node.outputs if node.op_type not in {"SequenceAt", "SequenceLength"})
 
 
 def inline_functions(model: ir.Model) -> None:

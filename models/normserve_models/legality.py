@@ -66,13 +66,18 @@ def require_sole_use(value: ir.Value) -> None:
     """Raise StaysError where more than one node sees what is in the value, or a caller does."""
     if value.is_graph_output():
         raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
-    users = [use.node for use in value.uses() if not looks_outside_only(use.node, use.idx)]
+    users = readers(value)
     if len(users) > 1:
-        others = ", ".join(sorted(map(named, users[:MOST_NAMED]))) + " ..." * (len(users) > MOST_NAMED)
+        others = ", ".join(sorted(named(node) for node, _ in users[:MOST_NAMED])) + " ..." * (len(users) > MOST_NAMED)
         raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} goes to {others}")
 
 
-def looks_outside_only(node: ir.Node, index: int) -> bool:
+def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return the nodes that read what is in a value, each with the index of its input."""
+    return [(use.node, use.idx) for use in value.uses() if not _reads_outside_only(use.node, use.idx)]
+
+
+def _reads_outside_only(node: ir.Node, index: int) -> bool:
     """Tell whether a use reads only the shape or the type, which no fold changes; exporters like to write those."""
     shape_only = node.op_type in {"Shape", "Size"} or (node.op_type == "CastLike" and index == 1)
     return shape_only and node.domain in {"", "ai.onnx"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from normserve_models import steps
-from normserve_models.legality import Reason, StaysError, looks_outside_only, named, require_sole_use
+from normserve_models.legality import Reason, StaysError, named, readers, require_sole_use
 from normserve_models.steps import Absorbed, Edit, Passed
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def carry_ahead(value: ir.Value, affine: Affine, constants: Constants, plan: Pla
 
 
 def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    readers = [(use.node, use.idx) for use in value.uses() if not looks_outside_only(use.node, use.idx)]
+    found = readers(value)
     if value.is_graph_output():
-        if readers:
+        if found:
             raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
         raise StaysError(Reason.BLOCKED, f"the graph ends after it, with {value.name!r}")
-    if not readers:
+    if not found:
         raise StaysError(Reason.BLOCKED, f"nothing reads {value.name!r}")
-    return readers
+    return found

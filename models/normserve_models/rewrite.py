@@ -9,15 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from normserve_models import cost, graph
-from normserve_models.constants import Constants, rounded
+from normserve_models.constants import FLOATS, Constants, rounded
+from normserve_models.legality import StaysError
+from normserve_models.steps import OWN_DOMAINS, Edit
 from normserve_models.weights import Dense, Quantized
 
 if TYPE_CHECKING:
     from normserve_models.affine import F64
     from normserve_models.plan import Plan
-    from normserve_models.steps import Edit
 
 SUFFIX = ".folded"
+LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 @dataclass
@@ -134,6 +136,29 @@ def _add_behind(node: ir.Node, addend: F64, dtype: ir.DataType, work: Work) -> N
     added.replace_input_with(0, value)
     added.replace_input_with(1, _constant(addend, node, f"{graph.label(node)}.shift{SUFFIX}", dtype, work))
     node.graph.insert_after(node, added)
+
+
+def settle(model: ir.Model, work: Work) -> None:
+    """Give layers as initializers what is computed for them from constants alone: runtimes fuse no layer without.
+
+    Exporters write a missing bias as an Expand of zeros that takes its type from the input.
+    """
+    for node in list(model.graph.all_nodes()):
+        for index in (1, 2) if node.op_type in LAYERS and node.domain in OWN_DOMAINS else ():
+            value = node.inputs[index] if index < len(node.inputs) else None
+            producer = None if value is None else value.producer()
+            if value is None or producer is None or producer.op_type in {"Constant", "DequantizeLinear"}:
+                continue
+            array = _known(value, work)
+            if array is not None and work.constants.dtype(value) in FLOATS:
+                rewrite(Edit(node, {index: array.astype(np.float64)}, work.constants.dtype(value)), work)
+
+
+def _known(value: ir.Value, work: Work) -> np.ndarray[Any, Any] | None:
+    try:
+        return work.constants.read(value)
+    except StaysError:  # made of what a caller may override
+        return None
 
 
 def round_exact(constants: Constants) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from normserve_models import graph
 from normserve_models.affine import Affine
 from normserve_models.constants import FLOATS
-from normserve_models.legality import Reason, StaysError, looks_outside_only, named, rank
+from normserve_models.legality import Reason, StaysError, named, rank, readers
 from normserve_models.rules.elementwise import ARITHMETIC, batch_norm, constant_operand, of_constant
 from normserve_models.steps import OWN_DOMAINS
 
@@ -124,8 +124,8 @@ def _data_index(node: ir.Node, constants: Constants) -> int | None:
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
-    readers = [use.node for use in value.uses() if not looks_outside_only(use.node, use.idx)]
-    return None if value.is_graph_output() or len(readers) != 1 else readers[0]
+    found = readers(value)
+    return None if value.is_graph_output() or len(found) != 1 else found[0][0]
 
 
 def _scales_and_shifts(nodes: list[tuple[ir.Node, int]]) -> bool:
