@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from normserve_models.legality import Reason, StaysError, dims, named, rank, readers
+from normserve_models.legality import Reason, StaysError, dims, named, rank, shared
 from normserve_models.report import Cost
 from normserve_models.rules.elementwise import constant_operand
 from normserve_models.steps import OWN_DOMAINS
@@ -116,7 +116,7 @@ def _cloned_bytes(edit: Edit) -> int:
 
 def _shared(node: ir.Node, index: int) -> bool:
     value = node.inputs[index] if index < len(node.inputs) else None
-    return value is not None and len(readers(value)) > 1
+    return value is not None and shared(value)
 
 
 def _bytes(constant: F64 | Weight, edit: Edit) -> float:
@@ -133,7 +133,7 @@ def _own_bytes(node: ir.Node) -> int:
 def _freed(node: ir.Node, index: int) -> int:
     """Return the bytes of a constant that nobody else reads."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.is_graph_input() or len(readers(value)) > 1:
+    if value is None or value.is_graph_input() or shared(value):
         return 0
     return sum(int(tensor.nbytes) for tensor in _tensors(value))
 

@@ -7,6 +7,7 @@ operator only stands beside its rule, in rules.py.
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,12 @@ def require_sole_use(value: ir.Value) -> None:
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     """Return the nodes that read what is in a value, each with the index of its input."""
     return [(use.node, use.idx) for use in value.uses() if not _reads_outside_only(use.node, use.idx)]
+
+
+def shared(value: ir.Value) -> bool:
+    """Tell whether more than one node reads what is in a value; of thousands only two are looked at."""
+    found = (use for use in value.uses() if not _reads_outside_only(use.node, use.idx))
+    return next(itertools.islice(found, 1, None), None) is not None
 
 
 def _reads_outside_only(node: ir.Node, index: int) -> bool:
