@@ -169,7 +169,7 @@ class Constants:
         if any(found is None and value is not None for found, value in zip(known, node.inputs, strict=True)):
             return None
         arrays = [None if found is None else _widened(found.array) for found in known]
-        result = self._by_onnx(node, arrays)
+        result = self.evaluate(node, arrays)
         floats = [found.dtype for found in known if found is not None and found.dtype in FLOATS]
         if result.dtype == np.float64:
             return Known(result, node.outputs[0].dtype or (floats[0] if floats else ir.DataType.FLOAT))

@@ -58,7 +58,7 @@ def following_add(value: ir.Value, addend: F64, constants: Constants) -> int | N
 
 def of(plan: Plan, constants: Constants) -> Cost:
     """Return what a plan adds and saves."""
-    added = [edit for edit in plan.edits if _adds_pass(edit, constants)]
+    added = [edit for edit in plan.edits if _adds_pass(edit, plan, constants)]
     gone = [_moved(node.outputs[0], constants, node) for node, _ in plan.dissolved]
     come = [_moved(edit.node.outputs[0], constants, edit.node, edit) for edit in added]
     known = None if None in (*gone, *come) else sum(filter(None, come)) - sum(filter(None, gone))
@@ -69,7 +69,7 @@ def of(plan: Plan, constants: Constants) -> Cost:
 def require_cheap(plan: Plan, read: ir.Value, constants: Constants) -> None:
     """Raise StaysError where a plan for the map that reads `read` costs more than it saves."""
     for edit in plan.edits:
-        if edit.behind is not None and _adds_pass(edit, constants):
+        if edit.behind is not None and _adds_pass(edit, plan, constants):
             _require_no_larger(edit, edit.behind, read)
     clones = sum(_cloned_bytes(edit) for edit in plan.edits)
     saved = _moved(read, constants, plan.dissolved[0][0])
@@ -91,8 +91,13 @@ def _require_no_larger(edit: Edit, behind: F64, read: ir.Value) -> None:
         )
 
 
-def _adds_pass(edit: Edit, constants: Constants) -> bool:
-    return edit.behind is not None and following_add(edit.node.outputs[0], edit.behind, constants) is None
+def _adds_pass(edit: Edit, plan: Plan, constants: Constants) -> bool:
+    """Tell whether an edit leaves an Add that was not there before, or that the plan leaves out."""
+    value = edit.node.outputs[0]
+    if edit.behind is None:
+        return False
+    goes = {node for node, _ in plan.dissolved}
+    return any(use.node in goes for use in value.uses()) or following_add(value, edit.behind, constants) is None
 
 
 def _moved(value: ir.Value, constants: Constants, node: ir.Node, edit: Edit | None = None) -> int | None:

@@ -176,10 +176,39 @@ def batch_norm(node: ir.Node, inputs: list[Array | None]) -> Array | None:
     return np.asarray((x - mean) / np.sqrt(variance + epsilon) * gamma + beta)
 
 
+def dequantize_linear(node: ir.Node, inputs: list[Array | None]) -> Array | None:
+    """DequantizeLinear: x of integers, scale and zero point [] or [C] along `axis` -> float64 of the shape of x."""
+    x, scale, zero_point = _three(inputs)
+    if scale.ndim > 1 or "block_size" in node.attributes:
+        return None
+    shape = _per_axis(node, x, scale)
+    points = 0.0 if zero_point is None else zero_point.astype(np.float64).reshape(shape)
+    return np.asarray((x.astype(np.float64) - points) * scale.reshape(shape))
+
+
+def quantize_linear(node: ir.Node, inputs: list[Array | None]) -> Array | None:
+    """QuantizeLinear to int8 or uint8: round(x / scale) half to even, plus the zero point, saturated."""
+    x, scale, zero_point = _three(inputs)
+    dtype = np.dtype(np.uint8) if zero_point is None else zero_point.dtype
+    if scale.ndim > 1 or "block_size" in node.attributes or dtype not in {np.dtype(np.int8), np.dtype(np.uint8)}:
+        return None
+    shape = _per_axis(node, x, scale)
+    points = 0.0 if zero_point is None else zero_point.astype(np.float64).reshape(shape)
+    limits = np.iinfo(dtype)
+    return np.asarray(np.clip(np.rint(x / scale.reshape(shape)) + points, limits.min, limits.max).astype(dtype))
+
+
+def _per_axis(node: ir.Node, x: Array, scale: Array) -> tuple[int, ...]:
+    axis = node.attributes.get_int("axis", 1)
+    return tuple(-1 if scale.size > 1 and place == axis % x.ndim else 1 for place in range(x.ndim))
+
+
 KERNELS: dict[str, Callable[[ir.Node, list[Array | None]], Array | None]] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DequantizeLinear": dequantize_linear,
     "MaxPool": max_pool,
+    "QuantizeLinear": quantize_linear,
 }

@@ -41,10 +41,10 @@ class Work:
 
 def apply(plan: Plan, work: Work) -> None:
     """Carry out a plan."""
-    for edit in plan.edits:
-        rewrite(edit, work)
     for node, index in plan.dissolved:
         dissolve(node, index, work, renames=plan.renames)
+    for edit in plan.edits:  # after that: what is put behind a node must not go into an Add that goes
+        rewrite(edit, work)
 
 
 def dissolve(node: ir.Node, index: int, work: Work, *, renames: bool) -> None:

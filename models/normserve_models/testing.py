@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from onnx import helper, numpy_helper
 
 from normserve_models.fold import fold
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from normserve_models.report import Norm
 
 IR_VERSION = 10
+FLOAT_BOUND = 2e-6
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -122,6 +124,38 @@ def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Norm]]:
     return result, norms
 
 
+def all_fold(model: onnx.ModelProto, *operators: str) -> onnx.ModelProto:
+    """Fold a copy of `model`, and hold it to all that `folded` does, to what onnxruntime answers, and to having no batch norm.
+
+    Args:
+        model: The model.
+        operators: The operators that have to be left, in order; not looked at where none is given.
+
+    Returns:
+        The folded model.
+
+    Raises:
+        AssertionError: A batch norm is left, other operators are, or onnxruntime is further from float64 than float32 allows.
+    """
+    result, norms = folded(model)
+    assert all(norm.folded for norm in norms), [
+        f"{norm.name}: {norm.reason}: {norm.detail}" for norm in norms if not norm.folded
+    ]
+    assert "BatchNormalization" not in operators_of(result)
+    assert not operators or operators_of(result) == list(operators), operators_of(result)
+    if model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        _assert_onnxruntime_agrees(model, result)
+    return result
+
+
+def _assert_onnxruntime_agrees(model: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    session = onnxruntime.InferenceSession(result.SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = draw_inputs(model)
+    for name, wanted in answers(model, batch).items():
+        error = relative_error(session.run([name], batch)[0], wanted)
+        assert error <= FLOAT_BOUND, f"{name} is off by {error} in onnxruntime"
+
+
 def draw_inputs(model: onnx.ModelProto, rows: int = 2, seed: int = 1) -> dict[str, Array]:
     """Return normal values for the inputs of a model; a symbolic dimension becomes `rows`."""
     generator = np.random.default_rng(seed)
@@ -135,7 +169,7 @@ def draw_inputs(model: onnx.ModelProto, rows: int = 2, seed: int = 1) -> dict[st
     return batch
 
 
-def operators(model: onnx.ModelProto) -> list[str]:
+def operators_of(model: onnx.ModelProto) -> list[str]:
     """Return the operators of the graph but for constants, in order."""
     return [node.op_type for node in model.graph.node if node.op_type != "Constant"]
 

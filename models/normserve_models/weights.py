@@ -1,8 +1,8 @@
 """The weight of a layer, which a fold scales: numbers, or integers with a scale that a DequantizeLinear node applies.
 
-A quantized weight is q -> (q - zero_point) * scale, per tensor or per slice of one axis. Scaling its slices scales `scale`; a
-negative factor negates q around its zero point, because runtimes take quantization scales to be positive, and a factor of 0
-makes q the zero point.
+A quantized weight is q -> (q - zero_point) * scale, per tensor or per slice of one axis. Scaling its slices scales `scale`. A
+negative factor goes into the integers, because runtimes take quantization scales to be positive: q is mirrored at its zero
+point, or, where that leaves the type, both are complemented (~q - ~z = z - q). A factor of 0 makes q the zero point.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Quantized:
         """Return the weight times `factors`, which broadcast against it.
 
         Raises:
-            StaysError: They differ along another axis than the scale, or an integer has no negative.
+            StaysError: They differ along another axis than the scale.
         """
         axis = self._varying(factors)
         flat = np.broadcast_to(factors.reshape(-1), self.integers.shape[axis])
         wide = self._per_axis(axis)
-        integers = wide._signed(flat)
-        return Quantized(self.node, integers, wide.scale * np.where(flat == 0, 1.0, np.abs(flat)), wide.zero_point, axis)
+        integers, zero_point = wide._signed(flat)
+        return Quantized(self.node, integers, wide.scale * np.where(flat == 0, 1.0, np.abs(flat)), zero_point, axis)
 
     def _varying(self, factors: F64) -> int:
         varying = [axis for axis, size in enumerate(factors.shape) if size > 1]
@@ -91,16 +91,15 @@ class Quantized:
     def _along(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return array.reshape([-1 if axis == self.axis else 1 for axis in range(self.integers.ndim)]) if array.ndim else array
 
-    def _signed(self, factors: F64) -> np.ndarray[Any, Any]:
-        """Return the integers, mirrored at the zero point where the factor is negative, and the zero point where it is 0."""
+    def _signed(self, factors: F64) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return integers and zero points of the sign of the factors."""
         zero_point = self._along(self.zero_point.astype(np.int64))
-        signs = self._along(np.sign(factors).astype(np.int64))
-        integers = zero_point + signs * (self.integers.astype(np.int64) - zero_point)
+        mirrored = zero_point + self._along(np.sign(factors).astype(np.int64)) * (self.integers.astype(np.int64) - zero_point)
         limits = np.iinfo(self.integers.dtype)
-        if integers.size and (integers.min() < limits.min or integers.max() > limits.max):
-            raise StaysError(Reason.OVERFLOW, f"an integer that {named(self.node)} reads has no negative in {limits.dtype}")
-        signed: np.ndarray[Any, Any] = integers.astype(self.integers.dtype)
-        return signed
+        slices = tuple(axis for axis in range(mirrored.ndim) if axis != self.axis)
+        over = ((mirrored < limits.min) | (mirrored > limits.max)).any(axis=slices)
+        integers = np.where(self._along(over), ~self.integers, mirrored.astype(self.integers.dtype))
+        return integers, np.where(over, ~self.zero_point, self.zero_point)
 
 
 Weight = Dense | Quantized

@@ -20,7 +20,7 @@ def stays(model: onnx.ModelProto, reason: Reason, says: str = "") -> None:
     [left] = [norm for norm in norms if not norm.folded]
     assert left.reason == reason
     assert says in (left.detail or "")
-    assert testing.operators(result).count("BatchNormalization") == 1
+    assert testing.operators_of(result).count("BatchNormalization") == 1
 
 
 def conv(draft: Draft, channels: int = 4, **attributes: object) -> str:

@@ -5,11 +5,9 @@ import itertools
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from normserve_models import testing
 from normserve_models.testing import Draft
-from normserve_models.verify import relative_error
 
 CONVS = [
     dict(zip(("rank", "groups", "bias", "stride", "pads", "dilation"), combination, strict=True))
@@ -18,19 +16,6 @@ CONVS = [
     )
     if combination[4:] != ("same", 2)  # onnxruntime does not run it
 ]
-
-
-def everything_folds(model: onnx.ModelProto, *operators: str) -> onnx.ModelProto:
-    """The batch norms are gone, onnxruntime runs the result, and it is as exact as float32 allows."""
-    result, norms = testing.folded(model)
-    assert all(norm.folded for norm in norms)
-    assert testing.operators(result) == list(operators)
-    if model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-        session = onnxruntime.InferenceSession(result.SerializeToString(), providers=["CPUExecutionProvider"])
-        batch = testing.draw_inputs(model)
-        for name, wanted in testing.answers(model, batch).items():
-            assert relative_error(session.run([name], batch)[0], wanted) <= 2e-6
-    return result
 
 
 def padding(pads: str, rank: int) -> dict[str, object]:
@@ -51,7 +36,7 @@ def test_conv(case) -> None:
     bias = [draft.drawn(8)] if case["bias"] else []
     sizes = {"strides": [case["stride"]] * rank, "dilations": [case["dilation"]] * rank}
     y = draft.node("Conv", x, weight, *bias, group=groups, **sizes, **padding(case["pads"], rank))
-    everything_folds(draft.output(draft.norm(y, 8)), "Conv")
+    testing.all_fold(draft.output(draft.norm(y, 8)), "Conv")
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -66,7 +51,7 @@ def test_conv_transpose(rank, inputs, outputs, groups, bias, form) -> None:
     extra = [draft.drawn(outputs)] if bias else []
     attributes = {name: [size] * (2 * rank if name == "pads" else rank) for name, size in form.items()}
     y = draft.node("ConvTranspose", x, weight, *extra, group=groups, **attributes)
-    everything_folds(draft.output(draft.norm(y, outputs)), "ConvTranspose")
+    testing.all_fold(draft.output(draft.norm(y, outputs)), "ConvTranspose")
 
 
 @pytest.mark.parametrize("trans_a", [0, 1])
@@ -79,13 +64,13 @@ def test_gemm(trans_a, trans_b, alpha, beta, bias) -> None:
     weight = draft.drawn(*((4, 5) if trans_b else (5, 4)))
     extra = [] if bias is None else [draft.drawn(*bias)]
     y = draft.node("Gemm", x, weight, *extra, transA=trans_a, transB=trans_b, alpha=alpha, beta=beta)
-    everything_folds(draft.output(draft.norm(y, 4)), "Gemm")
+    testing.all_fold(draft.output(draft.norm(y, 4)), "Gemm")
 
 
 def test_matmul() -> None:
     draft = Draft()
     y = draft.node("MatMul", draft.input("batch", 5), draft.drawn(5, 4))
-    everything_folds(draft.output(draft.norm(y, 4)), "Gemm")
+    testing.all_fold(draft.output(draft.norm(y, 4)), "Gemm")
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (1, 1)])
@@ -94,7 +79,7 @@ def test_matmul_and_add(shape, swapped) -> None:
     draft = Draft()
     y = draft.node("MatMul", draft.input("batch", 5), draft.drawn(5, 4))
     operands = (draft.drawn(*shape), y) if swapped else (y, draft.drawn(*shape))
-    everything_folds(draft.output(draft.norm(draft.node("Add", *operands), 4)), "Gemm")
+    testing.all_fold(draft.output(draft.norm(draft.node("Add", *operands), 4)), "Gemm")
 
 
 @pytest.mark.parametrize("shape", [(), (6, 1, 1), (1, 6, 1, 1)])
@@ -102,13 +87,13 @@ def test_conv_and_add(shape) -> None:
     draft = Draft()
     y = draft.node("Conv", draft.input("batch", 3, 5, 5), draft.drawn(6, 3, 3, 3))
     y = draft.node("Add", y, draft.drawn(*shape))
-    everything_folds(draft.output(draft.norm(y, 6)), "Conv")
+    testing.all_fold(draft.output(draft.norm(y, 6)), "Conv")
 
 
 def test_batch_norms_in_a_row_go_as_one_map() -> None:
     draft = Draft()
     y = draft.node("Conv", draft.input("batch", 3, 5, 5), draft.drawn(6, 3, 3, 3))
-    everything_folds(draft.output(draft.norm(draft.norm(draft.norm(y, 6), 6), 6)), "Conv")
+    testing.all_fold(draft.output(draft.norm(draft.norm(draft.norm(y, 6), 6), 6)), "Conv")
 
 
 def test_batch_norms_in_a_row_merge_into_the_first_where_nothing_takes_them() -> None:
@@ -116,7 +101,7 @@ def test_batch_norms_in_a_row_merge_into_the_first_where_nothing_takes_them() ->
     y = draft.node("Relu", draft.input("batch", 3, 5, 5))
     model = draft.output(draft.norm(draft.norm(draft.norm(y, 3, name="first"), 3), 3))
     result, norms = testing.folded(model)
-    assert testing.operators(result) == ["Relu", "BatchNormalization"]
+    assert testing.operators_of(result) == ["Relu", "BatchNormalization"]
     assert [norm.folded for norm in norms] == [False, True, True]
     assert norms[1].into == norms[2].into == ["first"]
 
@@ -126,7 +111,7 @@ def test_batch_norms_in_a_row_merge_into_the_first_where_nothing_takes_them() ->
 def test_opsets_and_constant_nodes(opset, as_nodes) -> None:
     draft = Draft(opset, as_nodes=as_nodes)
     y = draft.node("Conv", draft.input("batch", 3, 5, 5), draft.drawn(6, 3, 3, 3), draft.drawn(6))
-    everything_folds(draft.output(draft.norm(y, 6, epsilon=0.1)), "Conv")
+    testing.all_fold(draft.output(draft.norm(y, 6, epsilon=0.1)), "Conv")
 
 
 @pytest.mark.parametrize("operator", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
@@ -139,7 +124,7 @@ def test_types_of_the_batch_norm_may_differ_from_those_of_the_weights(operator, 
     kernel = () if operator in {"Gemm", "MatMul"} else (2, 2)
     weight = draft.drawn(4, 4, *kernel)
     y = draft.norm(draft.node(operator, draft.input("batch", 4, *spatial), weight), 4, dtype=own)
-    result = everything_folds(draft.output(y), "Gemm" if operator == "MatMul" else operator)
+    result = testing.all_fold(draft.output(y), "Gemm" if operator == "MatMul" else operator)
     assert {tensor.data_type for tensor in result.graph.initializer} == {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))}
 
 
@@ -148,7 +133,7 @@ def test_extreme_statistics(variance) -> None:
     draft = Draft()
     y = draft.node("Conv", draft.input("batch", 2, 4, 4), draft.drawn(3, 2, 1, 1))
     parameters = [draft.constant(np.full(3, value)) for value in (1.0, 0.5, 0.25, variance)]
-    everything_folds(draft.output(draft.node("BatchNormalization", y, *parameters)), "Conv")
+    testing.all_fold(draft.output(draft.node("BatchNormalization", y, *parameters)), "Conv")
 
 
 def test_a_bias_as_large_as_the_mean_cancels_exactly() -> None:
@@ -157,7 +142,7 @@ def test_a_bias_as_large_as_the_mean_cancels_exactly() -> None:
     bias, ones = draft.constant(np.full(3, 1e4 + 0.5)), draft.constant(np.ones(3))
     y = draft.node("Conv", draft.input("batch", 2, 4, 4), draft.drawn(3, 2, 1, 1), bias)
     zeros, mean = draft.constant(np.zeros(3)), draft.constant(np.full(3, 1e4))
-    everything_folds(draft.output(draft.node("BatchNormalization", y, ones, zeros, mean, ones)), "Conv")
+    testing.all_fold(draft.output(draft.node("BatchNormalization", y, ones, zeros, mean, ones)), "Conv")
 
 
 def test_weights_are_rounded_once() -> None:
@@ -186,14 +171,14 @@ def test_exporters_write_constants_as_small_graphs() -> None:
     y = draft.node("Conv", x, weight, draft.node("Expand", zero, shape))
     model = draft.output(draft.norm(y, 6))
     del model.graph.value_info[:]
-    assert len(everything_folds(model, "Relu", "Conv").graph.initializer) == 2
+    assert len(testing.all_fold(model, "Relu", "Conv").graph.initializer) == 2
 
 
 def test_a_transposed_weight_folds() -> None:
     draft = Draft()
     weight = draft.node("Transpose", draft.drawn(4, 5), perm=[1, 0])
     y = draft.node("Add", draft.node("MatMul", draft.input("batch", 5), weight), draft.drawn(4))
-    everything_folds(draft.output(draft.norm(y, 4)), "Gemm")
+    testing.all_fold(draft.output(draft.norm(y, 4)), "Gemm")
 
 
 def test_affine_false_as_torch_writes_it() -> None:
@@ -205,5 +190,5 @@ def test_affine_false_as_torch_writes_it() -> None:
         draft.node("Expand", draft.node("CastLike", draft.constant([value], dtype=np.float64), y), shape) for value in (1, 0)
     )
     norm = draft.node("BatchNormalization", y, gamma, beta, draft.drawn(4), draft.constant([1, 2, 3, 4]))
-    result = everything_folds(draft.output(norm), "Gemm")
+    result = testing.all_fold(draft.output(norm), "Gemm")
     assert len(result.graph.node) == 1

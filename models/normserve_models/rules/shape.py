@@ -184,13 +184,15 @@ def _inside(axis: int, channels: int, old: Sequence[int], new: Sequence[int]) ->
 
 @backward("Concat")
 def concat_back(node: ir.Node, affine: Affine, constants: Constants) -> Step:
-    """Each input takes its slice of the map."""
+    """Each input takes its slice of the map, or the whole map where they are joined along another axis."""
+    values = [value for value in node.inputs if value is not None]
+    if node.attributes.get_int("axis") % require_rank(node, node.outputs[0]) != affine.axis:
+        return Passed([(value, affine) for value in values])
     parts = _parts(node, affine.axis)
     require_axis(node, affine.axis, affine.axis, affine.channels, sum(parts))
     bounds = np.cumsum([0, *parts])
     slices = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     maps = [Affine(affine.scale[part], affine.shift[part], affine.axis) for part in slices]
-    values = [value for value in node.inputs if value is not None]
     return Passed(list(zip(values, maps, strict=True)))
 
 
