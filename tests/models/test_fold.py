@@ -6,8 +6,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from normserve_models import testing
 from normserve_models.fold import fold
 from normserve_models.testing import Draft
@@ -156,56 +154,3 @@ def test_the_time_is_linear_in_the_nodes(broken) -> None:
         seconds[length] = time.perf_counter() - started
         assert sum(not norm.folded for norm in norms) == int(broken)
     assert seconds[3000] < 30 * seconds[300] + 0.1  # a square law would be a factor of 100
-
-
-LAYERS = st.sampled_from(["conv", "depthwise", "transpose", "norm", "add", "relu", "fork"])
-
-
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(st.lists(LAYERS, min_size=1, max_size=9), st.integers(0, 1000), st.sampled_from([9, 13, 15, 20]), st.booleans())
-def test_random_graphs_of_the_legal_operators(layers, seed, opset, as_nodes) -> None:
-    """Exact in float64, valid, the same interface, nothing unused, and folding twice changes nothing."""
-    draft = Draft(opset, seed=seed, as_nodes=as_nodes)
-    y = draft.input("batch", 4, 6, 6)
-    shared = draft.drawn(4, 4, 1, 1) if "conv" in layers else ""
-    taps = []
-    for layer in layers:
-        if layer == "conv":
-            y = draft.node("Conv", y, shared)
-        elif layer == "depthwise":
-            y = draft.node("Conv", y, draft.drawn(4, 1, 3, 3), draft.drawn(4), group=4, pads=[1, 1, 1, 1])
-        elif layer == "transpose":
-            y = draft.node("ConvTranspose", y, draft.drawn(4, 2, 1, 1), group=2)
-        elif layer == "norm":
-            y = draft.norm(y, 4, epsilon=1e-3)
-        elif layer == "add":
-            y = draft.node("Add", y, draft.drawn(4, 1, 1))
-        elif layer == "relu":
-            y = draft.node("Relu", y)
-        else:
-            taps.append(draft.node("Neg", y))
-    testing.folded(draft.output(draft.node("Neg", y), *taps))
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(
-    st.lists(st.sampled_from(["gemm", "matmul", "norm", "add", "relu", "fork"]), min_size=1, max_size=9), st.integers(0, 1000)
-)
-def test_random_graphs_of_linear_layers(layers, seed) -> None:
-    draft = Draft(seed=seed)
-    y = draft.input("batch", 4)
-    taps = []
-    for layer in layers:
-        if layer == "gemm":
-            y = draft.node("Gemm", y, draft.drawn(4, 4), draft.drawn(1, 4), transB=seed % 2, alpha=0.5, beta=float(seed % 3))
-        elif layer == "matmul":
-            y = draft.node("MatMul", y, draft.drawn(4, 4))
-        elif layer == "norm":
-            y = draft.norm(y, 4)
-        elif layer == "add":
-            y = draft.node("Add", draft.drawn(4), y)
-        elif layer == "relu":
-            y = draft.node("Relu", y)
-        else:
-            taps.append(draft.node("Neg", y))
-    testing.folded(draft.output(draft.node("Neg", y), *taps))
