@@ -70,7 +70,7 @@ def fold(model: ir.Model, exact: Mapping[ir.Value, F64] | None = None) -> list[N
             pass
     if folding.work.edited:
         rewrite.settle(model, folding.work)
-    graph.sweep(folding.work.freed)
+    folding.sweep()
     rewrite.round_exact(folding.work.constants)
     return folding.norms()
 
@@ -92,7 +92,13 @@ class Folding:
         moved = [self._try(source, backward=True) for source in reversed(left)]
         moved += self._merge()
         moved += [self._try(source, backward=False) for source in left]
+        self.sweep()  # what reads a value without being read itself must not stand in the way any longer
         return any(moved)
+
+    def sweep(self) -> None:
+        """Remove what folds have left unused."""
+        graph.sweep(self.work.freed)
+        self.work.freed.clear()
 
     def _left(self) -> list[Source]:
         for chain in sources.chains(self._model, self.work.constants):

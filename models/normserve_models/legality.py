@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from normserve_models.affine import Affine
+    from normserve_models.affine import F64, Affine
 
 
 MOST_NAMED = 4  # consumers in a message
@@ -142,6 +142,14 @@ def require_sample_shape(node: ir.Node, value: ir.Value | None) -> list[int]:
     if shape is None or any(not isinstance(size, int) for size in shape[1:]):
         raise StaysError(Reason.DYNAMIC_PADDING, f"{named(node)} pads a tensor of shape {_shown(shape)}")
     return [1, *[int(size) for size in shape[1:] if size is not None]]
+
+
+def require_field(node: ir.Node, value: ir.Value | None, affine: Affine) -> F64:
+    """Return the shift of a map on `value` in full, [1, ...]; raise StaysError where its size or its batch cannot be told."""
+    shape = require_sample_shape(node, value)
+    if affine.axis == 0 or (not affine.uniform and affine.shift.ndim != len(shape)):
+        raise StaysError(Reason.AXIS, f"the first axis before {named(node)} is no batch")
+    return affine.field(shape)
 
 
 def _shown(shape: list[int | str | None] | None) -> str:

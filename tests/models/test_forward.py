@@ -291,3 +291,22 @@ def test_what_a_weight_of_half_precision_cannot_hold() -> None:
     x = draft.node("BatchNormalization", relu, gamma, beta, mean, draft.constant(np.full(2, 1e-6)), epsilon=0.0)
     _, [norm] = testing.folded(draft.output(draft.node("Conv", x, draft.constant(np.full((3, 2, 1, 1), 9.0)))))
     assert norm.reason == Reason.OVERFLOW
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_batch_that_moves_stops_a_field(static) -> None:
+    draft = Draft()
+    relu = draft.node("Relu", draft.input(2 if static else "batch", 4, 5))
+    x = draft.node("Pad", draft.norm(relu, 4), draft.constant([0, 0, 1, 0, 0, 1], dtype=np.int64))
+    y = draft.node("Conv", draft.node("Transpose", x, perm=[2, 1, 0]), draft.drawn(3, 4, 1))
+    _, [norm] = testing.folded(draft.output(y))
+    assert norm.reason == Reason.AXIS
+
+
+def test_channels_in_the_place_of_the_batch() -> None:
+    draft = Draft()
+    x = draft.norm(draft.node("Relu", draft.input(2, 4, 5)), 4)
+    x = draft.node("Transpose", x, perm=[1, 0, 2])
+    x = draft.node("AveragePool", x, kernel_shape=[3], pads=[1, 1], count_include_pad=1)
+    _, [norm] = testing.folded(draft.output(draft.node("Conv", x, draft.drawn(3, 2, 1))))
+    assert norm.reason == Reason.AXIS

@@ -14,6 +14,7 @@ from normserve_models.legality import (
     StaysError,
     named,
     require_axis,
+    require_field,
     require_rank,
     require_sample_shape,
     require_uniform,
@@ -47,7 +48,7 @@ def conv_ahead(node: ir.Node, index: int, affine: Affine, constants: Constants) 
     require_axis(node, affine.axis, 1, affine.channels, values.shape[1] * groups)
     scale, shift = (_per_row(each, groups, values) if each.ndim == 1 else each for each in (affine.scale, affine.shift))
     if not affine.uniform:
-        made = kernels.conv(node, [affine.field(require_sample_shape(node, node.inputs[0])), values, None])
+        made = kernels.conv(node, [require_field(node, node.inputs[0], affine), values, None])
     elif _padded(node) and affine.shift.any():
         ones = np.ones((1, 1, *require_sample_shape(node, node.inputs[0])[2:]))
         made = kernels.conv(_ungrouped(node), [ones, (values * shift).sum(axis=1, keepdims=True), None])
@@ -110,7 +111,7 @@ def conv_transpose_ahead(node: ir.Node, index: int, affine: Affine, constants: C
     require_axis(node, affine.axis, 1, affine.channels, values.shape[0])
     made = np.zeros(values.shape[1] * node.attributes.get_int("group", 1))
     if affine.shift.any():
-        field = affine.field(require_sample_shape(node, node.inputs[0]))
+        field = require_field(node, node.inputs[0], affine)
         made = constants.evaluate(node, [field, values])
     return Absorbed(_filters(node, weight.scaled(along(affine.scale, values.ndim, 0)), made, constants))
 

@@ -65,6 +65,8 @@ def transpose_back(node: ir.Node, affine: Affine, constants: Constants) -> Step:
 def transpose_ahead(node: ir.Node, index: int, affine: Affine, constants: Constants) -> Step:
     """The axis moves, and a field is transposed as the values are."""
     order = _permutation(node)
+    if not affine.uniform and order[0] != 0:
+        raise StaysError(Reason.AXIS, f"{named(node)} moves the batch")
     shift = affine.shift if affine.uniform else np.transpose(affine.shift, order)
     return Passed([(node.outputs[0], Affine(affine.scale, shift, order.index(affine.axis)))])
 

@@ -13,9 +13,9 @@ from normserve_models.legality import (
     StaysError,
     dims,
     named,
+    require_field,
     require_not_negative,
     require_rank,
-    require_sample_shape,
     require_uniform,
 )
 from normserve_models.rules.shape import source
@@ -75,7 +75,7 @@ def mean_ahead(node: ir.Node, index: int, affine: Affine, constants: Constants) 
         return Passed([(node.outputs[0], _at(affine, _axis_after(node, affine.axis, constants)))])
     if node.attributes.get_int("ceil_mode", 0):
         raise StaysError(Reason.BLOCKED, f"{named(node)} counts what is past the end, where its windows reach over")
-    field = affine.field(require_sample_shape(node, source(node)))
+    field = require_field(node, source(node), affine)
     fixed = [constants.read(value) for value in node.inputs[1:]]
     moved = constants.evaluate(node, [field, *fixed])
     return Passed([(node.outputs[0], with_field(affine.scale, moved, _axis_after(node, affine.axis, constants)))])
@@ -165,7 +165,7 @@ def pad_ahead(node: ir.Node, index: int, affine: Affine, constants: Constants) -
     border = _border(node, constants) * (1.0 - affine.scale)
     if mode == "constant" and affine.uniform and (border == affine.shift).all():
         return Passed([(node.outputs[0], affine)])
-    field = affine.field(require_sample_shape(node, source(node)))
+    field = require_field(node, source(node), affine)
     padded = _padded_field(field, list(zip(before, after, strict=True)), mode, border, affine.axis)
     return Passed([(node.outputs[0], with_field(affine.scale, padded, affine.axis))])
 
