@@ -104,13 +104,14 @@ def fold_file(
         with _timed(seconds, "write"):
             _write(source, model, target, report)
     except Exception:
-        verify.session(source)  # a graph that is not sound breaks anything: then this says so, in one line
+        with _naming(source):
+            verify.require_runs(source)  # a graph that is not sound breaks anything: then this says so, in one line
         raise
     if not report.folded:
         report.proof = "Nothing was changed, so there was nothing to prove"
         return report
     del model
-    with _timed(seconds, "proof"):
+    with _timed(seconds, "proof"), _naming(source):
         report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
     report.proof = f"Judged against float64 on drawn inputs{' and on the samples' if samples is not None else ''}"
     return report
@@ -153,6 +154,14 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     seconds[step] = round(time.monotonic() - started, 4)
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except SamplesError as error:
+        raise SamplesError(f"{source}: {error}") from error
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -63,8 +63,12 @@ def session(path: Path, *, exact_training: bool = False) -> onnxruntime.Inferenc
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
         )
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise graph.SourceError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        raise graph.SourceError(f"{path}: onnxruntime cannot load it: {graph.runtime_reason(error)}") from error
+
+
+def require_runs(path: Path) -> None:
+    """Raise SourceError or SamplesError where onnxruntime cannot load a model, or run it on any input."""
+    next(draw.drawn(session(path), ROUNDS))
 
 
 def prove(
@@ -187,7 +191,7 @@ def _run(runtime: onnxruntime.InferenceSession, names: list[str], batch: Batch) 
     try:
         yield from runtime.run(names, batch)
     except Exception as error:
-        raise ProofError(f"onnxruntime cannot run the model: {' '.join(str(error).split())}") from error
+        raise ProofError(f"onnxruntime cannot run the model: {graph.runtime_reason(error)}") from error
 
 
 def _part(progress: Callable[[float], None] | None, number: int, parts: int) -> Callable[[float], None] | None:
