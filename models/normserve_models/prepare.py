@@ -111,10 +111,16 @@ def fold_file(
         report.proof = "Nothing was changed, so there was nothing to prove"
         return report
     del model
+    narrow: set[str] = set()
     with _timed(seconds, "proof"), _naming(source):
-        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
-    report.proof = f"Judged against float64 on drawn inputs{' and on the samples' if samples is not None else ''}"
+        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress, narrow=narrow)
+    report.proof = _proof(narrow, with_samples=samples is not None)
     return report
+
+
+def _proof(narrow: set[str], *, with_samples: bool) -> str:
+    less = f", {', '.join(sorted(narrow))} not in float64 but in float32" if narrow else ""
+    return f"Judged against float64 on drawn inputs{' and on the samples' if with_samples else ''}{less}"
 
 
 def _write(source: Path, model: ir.Model, target: Path, report: Report) -> None:
