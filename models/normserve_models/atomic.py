@@ -73,6 +73,8 @@ def new_file(target: Path) -> Iterator[Path]:
     home = target.absolute().parent
     if not home.is_dir():
         raise FileNotFoundError(f"{target}: there is no directory {home}")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target}: is a directory, wanted the name of a file")
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=home))
     try:
         yield temporary / target.name

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from normserve_models.graph import runtime_reason
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -64,7 +66,7 @@ def _accepted_size(session: InferenceSession) -> int:
         try:
             session.run(None, _batch(session.get_inputs(), size, seed=0))
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
-            failure = failure or " ".join(str(error).split())
+            failure = failure or runtime_reason(error)
         else:
             return size
     raise SamplesError(f"the model accepts no inputs that were drawn, give samples: {failure}")

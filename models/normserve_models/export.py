@@ -7,6 +7,8 @@ looked at first.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 import warnings
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from normserve_models import atomic
 
@@ -66,9 +69,11 @@ def export(
 
     Raises:
         ExportError: A batch norm is in training mode (it is named), an input is not usable, torch cannot export the
-            module, a batch norm got lost on the way, or an input or output lacks the batch dimension.
+            module, a parameter is not initialized, a batch norm got lost on the way, or an input or output lacks the batch.
     """
     refuse_training(module)
+    _refuse_uninitialized(module)
+    module = without_parametrizations(module)
     examples = tuple(example(name, given) for name, given in inputs.items())
     program = _trace(module, examples)
     outputs = _output_names(program) if outputs is None else outputs
@@ -115,6 +120,41 @@ def _trains(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.training
 
 
+def _refuse_uninitialized(module: nn.Module) -> None:
+    values = itertools.chain(module.named_parameters(), module.named_buffers())
+    guilty = [name for name, value in values if torch.nn.parameter.is_lazy(value)]
+    if guilty:
+        raise ExportError(f"not initialized: {_listed(guilty)}. Run the module once on an example first")
+
+
+def without_parametrizations(module: nn.Module) -> nn.Module:
+    """Return a copy whose weights are plain tensors where `torch.nn.utils.parametrize` computes them, as weight norm does.
+
+    In eval mode they are constants, and some are computed by what ONNX has not, such as a matrix exponential. A module without
+    any, or one that cannot be copied, is returned itself.
+    """
+    if not any(map(parametrize.is_parametrized, module.modules())):
+        return module
+    try:
+        plain = copy.deepcopy(module)
+    except Exception:  # noqa: BLE001 - a module may hold anything; the exporter writes what it can of the computation
+        return module
+    for child in plain.modules():
+        if parametrize.is_parametrized(child):
+            _freeze(child)
+    return plain
+
+
+def _freeze(module: nn.Module) -> None:
+    """Give a parametrized module its weights as they are now; torch's own way would take the originals' class apart too."""
+    names = list(module.parametrizations)  # type: ignore[arg-type] # a ModuleDict
+    tensors = {name: getattr(module, name).detach() for name in names}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor)
+
+
 def example(name: str, given: Any) -> torch.Tensor:
     """Return an example input of at least two rows, from an array, a tensor or (datatype, dims).
 
@@ -141,7 +181,8 @@ def _drawn(name: str, datatype: str, dims: Sequence[int]) -> torch.Tensor:
 
 def _trace(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
     try:
-        program = torch.export.export(module, examples, dynamic_shapes=_batched(len(examples)))
+        with _quiet():  # of weights that a hook sets before each call, among others
+            program = torch.export.export(module, examples, dynamic_shapes=_batched(len(examples)))
     except Exception as error:
         raise ExportError(f"torch cannot export the module: {_first_line(error)}") from error
     guilty = [_origin(node) for node in _batch_norms(program) if _updates_statistics(node)]
@@ -223,7 +264,9 @@ def _check(program: torch.export.ExportedProgram, model: ir.Model, outputs: Sequ
             raise ExportError(f"{value.name!r} has the shape {shape}, wanted the dimension {BATCH!r} first")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # torch says in front of it which of its own steps it was
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 

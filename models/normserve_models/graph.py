@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from contextlib import contextmanager
-from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from normserve_models import onnx_file, stored
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 BATCH_NORM = "BatchNormalization"
 OWN_DOMAINS = frozenset(("", "ai.onnx"))
+CONSTANT_ATTRIBUTES = {
+    "value": ir.AttributeType.TENSOR,
+    "value_float": ir.AttributeType.FLOAT,
+    "value_floats": ir.AttributeType.FLOATS,
+    "value_int": ir.AttributeType.INT,
+    "value_ints": ir.AttributeType.INTS,
+    "value_string": ir.AttributeType.STRING,
+    "value_strings": ir.AttributeType.STRINGS,
+    "sparse_value": ir.AttributeType.SPARSE_TENSOR,
+}
+
+RUNTIME_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:"
+    r"|/onnxruntime_src/\S+ [^(]*\([^)]*\)(?: const)? |\w+\.cc:\d+ \w+ "
+)
 
 # From this version on, initializers need not be listed as inputs, and one that is listed may be overridden.
 FIRST_IR_WITH_CONSTANTS = 4
 # A protobuf message ends at 2 GiB; what is over this goes to a file beside the model.
 LARGEST_MESSAGE = 1 << 30
-GRAPH_FIELD = onnx.ModelProto.GRAPH_FIELD_NUMBER
-INITIALIZER_FIELD = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 
 
 class SourceError(ValueError):
@@ -44,23 +60,38 @@ def load(path: Path) -> ir.Model:
         SourceError: It cannot be read, is not ONNX, is truncated, uses a value that nothing gives, holds a cycle, or its
             external data is missing, too short, or outside the folder of the model.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for ever
+        raise SourceError(f"{path}: not a regular file")
     try:
-        with _without_warnings():
-            model = ir.load(path)
+        message, spans = onnx_file.read(path)
+        with quiet():
+            model = ir.from_proto(stored.marked(message, spans))
+            stored.resolve(model, path)
     except (OSError, DecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not an ONNX file, or truncated"
         raise SourceError(f"{path}: {what}") from error
+    except stored.DataError as error:
+        raise SourceError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: SerdeError, NotImplementedError
-        reason = _one_line(error.__cause__ or error)
-        raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from error
+        raise SourceError(f"{path}: not a valid ONNX graph: {_one_line(_root(error))}") from error
     if not model.ir_version or not (model.opset_imports or len(model.graph)):
         raise SourceError(f"{path}: not an ONNX file, or truncated")
-    for tensor in _external_tensors(model):
-        _require_inside(path, tensor)
     _require_sound(path, model)
     _sort(path, model)
     _free_constants(model)
     return model
+
+
+def runtime_reason(error: BaseException) -> str:
+    """Return what onnxruntime has to say, in one line, without where in its own sources it says so."""
+    return RUNTIME_NOISE.sub("", _one_line(error))
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what an error comes from: onnx_ir tells at each level in what it happened, which is the whole graph."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _one_line(error: BaseException) -> str:
@@ -68,14 +99,15 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep onnx_ir from writing on stderr what comes as an error here."""
-    logger = logging.getLogger("onnx_ir.serde")
-    before, logger.disabled = logger.disabled, True
+    logger = logging.getLogger("onnx_ir")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 def _require_sound(path: Path, model: ir.Model) -> None:
@@ -83,9 +115,21 @@ def _require_sound(path: Path, model: ir.Model) -> None:
         names = (node.name, node.op_type, node.domain, *(value.name for value in (*node.inputs, *node.outputs) if value))
         if any(isinstance(name, bytes) for name in names):  # what protobuf makes of a string that it cannot decode
             raise SourceError(f"{path}: a name in {node.op_type!r} {node.name!r} is not UTF-8")
+        if node.op_type == "Constant" and node.domain in OWN_DOMAINS:
+            _require_constant(path, node)
         for value in node.inputs:
             if value is not None and value.producer() is None and value.graph is None:
                 raise SourceError(f"{path}: {value.name!r}, an input of {node.op_type} {node.name!r}, is given by nothing")
+
+
+def _require_constant(path: Path, node: ir.Node) -> None:
+    values = node.attributes.values()
+    sound = len(values) == 1 and all(CONSTANT_ATTRIBUTES.get(value.name) is value.type for value in values)
+    if node.inputs:
+        raise SourceError(f"{path}: Constant {label(node)!r} has {len(node.inputs)} inputs, wanted none")
+    if not sound:
+        given = ", ".join(f"{value.name} ({value.type.name})" for value in values) or "none"
+        raise SourceError(f"{path}: Constant {label(node)!r} has the attributes {given}, wanted one that is its value")
 
 
 def _sort(path: Path, model: ir.Model) -> None:
@@ -107,32 +151,7 @@ def _free_constants(model: ir.Model) -> None:
 
 def external_files(model: ir.Model) -> list[str]:
     """Return the names of the files that hold the model's external data, relative to the model's folder."""
-    return sorted({str(tensor.location) for tensor in _external_tensors(model)})
-
-
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for graph in model.graphs():
-        attributes = itertools.chain.from_iterable(node.attributes.values() for node in graph)
-        inline = (attribute.value for attribute in attributes if attribute.type is ir.AttributeType.TENSOR)
-        stored = (value.const_value for value in graph.initializers.values())
-        yield from (tensor for tensor in itertools.chain(stored, inline) if isinstance(tensor, ir.ExternalTensor))
-
-
-def _require_inside(path: Path, tensor: ir.ExternalTensor) -> None:
-    home = path.absolute().parent.resolve()
-    location = PurePath(str(tensor.location))
-    file = (home / location).resolve()
-    if location.is_absolute() or ".." in location.parts or not file.is_relative_to(home):
-        raise SourceError(f"{path}: the external data {str(location)!r} is outside the folder of the model")
-    if not file.is_file():
-        raise SourceError(f"{path}: the external data {str(location)!r} is missing")
-    if file.stat().st_nlink > 1:  # onnx_ir refuses to read it: the other name may be somebody else's file
-        raise SourceError(f"{path}: the external data {str(location)!r} has several hard links")
-    wanted = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-    if file.stat().st_size < wanted:
-        raise SourceError(
-            f"{path}: the external data {str(location)!r} has {file.stat().st_size} bytes, {tensor.name!r} wants {wanted}"
-        )
+    return stored.external_files(model)
 
 
 def save(model: ir.Model, path: Path, data_name: str) -> None:
@@ -151,32 +170,7 @@ def save(model: ir.Model, path: Path, data_name: str) -> None:
     if size > LARGEST_MESSAGE or external_files(model):
         ir.save(model, path, external_data=data_name)
     else:
-        _write(ir.to_proto(model), path)
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Write a message tensor by tensor: protobuf's serializer takes a second and twice the memory for 100 MB at once."""
-    tensors = list(model.graph.initializer)
-    del model.graph.initializer[:]
-    body = model.graph.SerializeToString()
-    model.ClearField("graph")
-    prefixes = [_prefix(INITIALIZER_FIELD, tensor.ByteSize()) for tensor in tensors]
-    size = len(body) + sum(len(prefix) + tensor.ByteSize() for prefix, tensor in zip(prefixes, tensors, strict=True))
-    with path.open("wb") as file:
-        file.write(model.SerializeToString() + _prefix(GRAPH_FIELD, size) + body)
-        for prefix, tensor in zip(prefixes, tensors, strict=True):
-            file.write(prefix)
-            file.write(tensor.SerializeToString())
-
-
-def _prefix(number: int, size: int) -> bytes:
-    """Return what stands before an embedded message: its field number and wire type 2, and its length as a varint."""
-    encoded = bytearray([number << 3 | 2])
-    while size > 0x7F:
-        encoded.append(size & 0x7F | 0x80)
-        size >>= 7
-    encoded.append(size)
-    return bytes(encoded)
+        onnx_file.write(model, path)
 
 
 def batch_norms(model: ir.Model) -> list[ir.Node]:
@@ -206,7 +200,8 @@ def infer_shapes(model: ir.Model) -> None:
         from onnx_ir.passes import common  # noqa: PLC0415 - for few files
 
         sequences = [(value, value.type, value.shape) for value in _sequences(model)]
-        common.ShapeInferencePass(strict_mode=False)(model)
+        with quiet():
+            common.ShapeInferencePass(strict_mode=False)(model)
         for value, kind, shape in sequences:  # the pass takes a sequence of tensors for a tensor
             value.type, value.shape = kind, shape
 
@@ -294,8 +289,12 @@ def _used(node: ir.Node) -> bool:
 
 def complaint(path: Path) -> str | None:
     """Return what onnx.checker has against a file, in one line, or None."""
+    message, spans = onnx_file.read(path)
+    whole = not spans or any(tensor.data_location for tensor in message.graph.initializer)
+    for index in spans:  # it looks at no numbers, and would hold two copies of them
+        message.graph.initializer[index].dims[:] = [0]
     try:
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(path if whole else message)
     except onnx.checker.ValidationError as error:
         return _one_line(error)
     return None

@@ -104,16 +104,23 @@ def fold_file(
         with _timed(seconds, "write"):
             _write(source, model, target, report)
     except Exception:
-        verify.session(source)  # a graph that is not sound breaks anything: then this says so, in one line
+        with _naming(source):
+            verify.require_runs(source)  # a graph that is not sound breaks anything: then this says so, in one line
         raise
     if not report.folded:
         report.proof = "Nothing was changed, so there was nothing to prove"
         return report
     del model
-    with _timed(seconds, "proof"):
-        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
-    report.proof = f"Judged against float64 on drawn inputs{' and on the samples' if samples is not None else ''}"
+    narrow: set[str] = set()
+    with _timed(seconds, "proof"), _naming(source):
+        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress, narrow=narrow)
+    report.proof = _proof(narrow, with_samples=samples is not None)
     return report
+
+
+def _proof(narrow: set[str], *, with_samples: bool) -> str:
+    less = f", {', '.join(sorted(narrow))} not in float64 but in float32" if narrow else ""
+    return f"Judged against float64 on drawn inputs{' and on the samples' if with_samples else ''}{less}"
 
 
 def _write(source: Path, model: ir.Model, target: Path, report: Report) -> None:
@@ -153,6 +160,14 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     seconds[step] = round(time.monotonic() - started, 4)
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except SamplesError as error:
+        raise SamplesError(f"{source}: {error}") from error
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -63,8 +63,12 @@ def session(path: Path, *, exact_training: bool = False) -> onnxruntime.Inferenc
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
         )
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise graph.SourceError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        raise graph.SourceError(f"{path}: onnxruntime cannot load it: {graph.runtime_reason(error)}") from error
+
+
+def require_runs(path: Path) -> None:
+    """Raise SourceError or SamplesError where onnxruntime cannot load a model, or run it on any input."""
+    next(draw.drawn(session(path), ROUNDS))
 
 
 def prove(
@@ -74,6 +78,7 @@ def prove(
     tolerance: float | None = None,
     samples: Mapping[str, Array] | None = None,
     progress: Callable[[float], None] | None = None,
+    narrow: set[str] | None = None,
 ) -> list[OutputError]:
     """Compare the folded file with its source, both against float64.
 
@@ -84,6 +89,7 @@ def prove(
             to it, but never narrowed.
         samples: An array for each input, by name, to prove on beside the drawn ones.
         progress: Called with the share done, 0 to 1.
+        narrow: Takes the operators whose reference is float32, because none is there in float64.
 
     Returns:
         The errors, an entry an output.
@@ -92,19 +98,22 @@ def prove(
         ProofError: An output, or a channel of one, is off by more than its bound, or the folded file does not run.
         SourceError: onnxruntime cannot load the source.
         SamplesError: The samples do not fit, or no inputs can be drawn.
-        NoReferenceError: The source holds an operator that has no float64 reference.
+        NoReferenceError: The source holds an operator that has no reference.
     """
     model = graph.load(source)
     exact = any(node.attributes.get_int("training_mode", 0) for node in graph.batch_norms(model))
     before = session(source, exact_training=exact)
     after = _folded_session(folded, exact=exact)
-    judge = Judge(before, after, Reference(model), _coarsest(model), tolerance)
+    reference = Reference(model)
+    judge = Judge(before, after, reference, _coarsest(model), tolerance)
     judge.look_at(draw.drawn(before, ROUNDS), progress)
     if samples is not None:
         judge.look_at(draw.given(before, samples))
     if judge.misses():
         # The unfolded file may have been lucky: with few numbers in an output one draw says little about either.
         judge.look_at(draw.drawn(before, MORE_ROUNDS))
+    if narrow is not None:
+        narrow.update(reference.narrow)
     for miss in judge.misses():
         raise ProofError(miss)
     return judge.errors()
@@ -187,7 +196,7 @@ def _run(runtime: onnxruntime.InferenceSession, names: list[str], batch: Batch) 
     try:
         yield from runtime.run(names, batch)
     except Exception as error:
-        raise ProofError(f"onnxruntime cannot run the model: {' '.join(str(error).split())}") from error
+        raise ProofError(f"onnxruntime cannot run the model: {graph.runtime_reason(error)}") from error
 
 
 def _part(progress: Callable[[float], None] | None, number: int, parts: int) -> Callable[[float], None] | None:

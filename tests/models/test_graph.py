@@ -85,25 +85,95 @@ def test_external_data_that_is_too_short(tmp_path) -> None:
         graph.load(path)
 
 
-def test_external_data_with_another_name_elsewhere(tmp_path) -> None:
+def test_external_data_with_another_name_elsewhere_is_read(tmp_path) -> None:
+    """Package managers and caches link instead of copying; onnxruntime reads it too."""
     path = tmp_path / "model.onnx"
     external(path)
     (tmp_path / "other.bin").hardlink_to(tmp_path / "weights.bin")
-    with pytest.raises(SourceError, match="hard links"):
+    assert weights(graph.load(path)) == weights(ir.from_proto(model()))
+
+
+def test_a_cache_that_holds_links_to_the_model_and_to_its_data(tmp_path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    external(blobs / "model.onnx")
+    for name, blob in {"model.onnx": "model.onnx", "weights.bin": "0123"}.items():
+        (snapshot / name).symlink_to(blobs / blob)
+    (blobs / "weights.bin").rename(blobs / "0123")
+    loaded = graph.load(snapshot / "model.onnx")
+    assert weights(loaded) == weights(ir.from_proto(model()))
+    assert graph.external_files(loaded) == ["weights.bin"]
+
+
+def weights(loaded: ir.Model) -> dict[str, bytes]:
+    return {name: value.const_value.tobytes() for name, value in loaded.graph.initializers.items()}
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"offset": "-4"}, "non-negative"),
+        ({"length": "8"}, "is 8 bytes .* wanted 864"),
+        ({"length": "865"}, "is 865 bytes"),
+        ({"offset": "9999999999999"}, "wants 10000000000863"),
+        ({"offset": "many"}, "invalid literal"),
+        ({"location": ""}, "missing"),
+        ({"location": "."}, "missing"),
+        ({"location": "a\0b"}, "null"),
+        ({"location": "model.onnx"}, "model.onnx' has"),
+    ],
+)
+def test_external_data_that_is_not_where_it_should_be(tmp_path, entries, says) -> None:
+    path = tmp_path / "model.onnx"
+    external(path)
+    proto = onnx.load(path, load_external_data=False)
+    entries = {"location": "weights.bin"} | entries
+    del proto.graph.initializer[0].external_data[:]
+    for key, value in entries.items():
+        proto.graph.initializer[0].external_data.add(key=key, value=value)
+    path.write_bytes(proto.SerializeToString()[:800] if "model.onnx" in says else proto.SerializeToString())
+    with pytest.raises(SourceError, match=says):
         graph.load(path)
 
 
-def test_external_data_of_a_constant_node_is_looked_at_too(tmp_path) -> None:
-    path = tmp_path / "model.onnx"
+def constant_node(path, location: str, *, in_function: bool) -> None:
     draft = Draft(as_nodes=True)
-    proto = draft.output(draft.node("Gemm", draft.input("batch", 4), draft.drawn(4, 4)))
+    x = draft.input("batch", 4)
+    proto = draft.output(draft.node("Gemm", x, draft.drawn(4, 4), name="gemm"))
     tensor = proto.graph.node[0].attribute[0].t
+    (path.parent / "weights.bin").write_bytes(tensor.raw_data)
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../weights.bin")
+    tensor.external_data.add(key="location", value=location)
+    if in_function:
+        body = helper.make_function("local", "Layer", [x], ["gemm.y"], proto.graph.node, proto.opset_import)
+        proto.functions.append(body)
+        del proto.graph.node[:]
+        proto.graph.node.append(helper.make_node("Layer", [x], ["gemm.y"], domain="local"))
+        proto.opset_import.append(helper.make_opsetid("local", 1))
     path.write_bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_external_data_of_a_constant_node_is_looked_at_too(tmp_path, in_function) -> None:
+    path = tmp_path / "model.onnx"
+    constant_node(path, "../weights.bin", in_function=in_function)
     with pytest.raises(SourceError, match="outside"):
         graph.load(path)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_external_data_of_a_constant_node_is_read_from_beside_the_model(tmp_path, monkeypatch, in_function) -> None:
+    path = tmp_path / "model.onnx"
+    constant_node(path, "weights.bin", in_function=in_function)
+    monkeypatch.chdir("/")
+    loaded = graph.load(path)
+    [body] = loaded.functions.values() if in_function else [loaded.graph]
+    assert body[0].attributes["value"].as_tensor().tobytes() == (tmp_path / "weights.bin").read_bytes()
+    assert graph.external_files(loaded) == ["weights.bin"]
+    graph.save(loaded, tmp_path / "saved.onnx", "saved.data")  # a Constant node's goes into the message
+    assert graph.external_files(graph.load(tmp_path / "saved.onnx")) == []
 
 
 def test_external_data_stays_external(tmp_path) -> None:
@@ -124,6 +194,19 @@ def test_what_is_saved_is_what_protobuf_would_write(tmp_path) -> None:
     graph.save(loaded, path, "unused")
     assert onnx.load(path) == ir.to_proto(loaded)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_large_weights_are_read_when_they_are_asked_for_and_not_kept(tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    draft = Draft()
+    proto = draft.output(draft.node("Gemm", draft.input("batch", 64), draft.drawn(64, 64, name="weight")))
+    path.write_bytes(proto.SerializeToString())
+    weight = graph.load(path).graph.initializers["weight"].const_value
+    for sign in (1, -1):
+        numbers = sign * np.arange(64.0 * 64, dtype=np.float32).reshape(64, 64)
+        proto.graph.initializer[0].raw_data = numbers.tobytes()
+        path.write_bytes(proto.SerializeToString())
+        np.testing.assert_array_equal(weight.numpy(), numbers)
 
 
 def test_files_older_than_ir_4_may_not_be_overridden(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """`normserve fold`: merge the batch norms of an ONNX file into the weights beside them, and prove it."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,11 +49,11 @@ def fold(
         from normserve_models import atomic, draw, prepare
     try:
         batch = None if samples is None else draw.read_samples(samples)
-        with atomic.new_file(target) as temporary, _progress() as progress:
-            result = prepare.fold_file(source, temporary, tolerance=tolerance, samples=batch, progress=progress)
-        if report is not None:
-            with atomic.new_file(report) as temporary:
-                temporary.write_text(result.to_json())
+        with atomic.new_file(target) as model, nullcontext() if report is None else atomic.new_file(report) as story:
+            with _progress() as progress:
+                result = prepare.fold_file(source, model, tolerance=tolerance, samples=batch, progress=progress)
+            if story is not None:
+                story.write_text(result.to_json())
     except prepare.WRONG as error:
         fail(f"{source}: {error}", 1)
     except prepare.BAD_INPUT as error:
