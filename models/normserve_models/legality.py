@@ -63,9 +63,16 @@ def named(node: ir.Node) -> str:
     return f"{node.op_type} {node.name or node.outputs[0].name!r}"
 
 
-def require_sole_use(value: ir.Value) -> None:
-    """Raise StaysError where more than one node sees what is in the value, or a caller does."""
-    if value.is_graph_output():
+def require_sole_use(value: ir.Value, *, of_body: bool = False) -> None:
+    """Raise StaysError where more than one node sees what is in the value, or a caller does.
+
+    Args:
+        value: The value.
+        of_body: It is the result of a body, and the node that the body belongs to has been asked: then nobody else may.
+    """
+    if of_body and (value.uses() or not value.is_graph_output()):
+        raise StaysError(Reason.SEVERAL_CONSUMERS, f"{value.name!r} is the result of a body, and more")
+    if value.is_graph_output() and not of_body:
         raise StaysError(Reason.GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
     users = readers(value)
     if len(users) > 1:

@@ -68,7 +68,7 @@ class Plan:
         self.way.append(f"back to {named(last.node)}, which takes it")
 
 
-def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan) -> None:
+def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan, *, of_body: bool = False) -> None:
     """Carry a map backward from `value` until operators have taken it in whole, noting the way in `plan`.
 
     Raises:
@@ -77,7 +77,7 @@ def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan
     rested: tuple[int, int, Edit] | None = None  # how much was planned before the place of rest, and what stays there
     while True:
         try:
-            require_sole_use(value)
+            require_sole_use(value, of_body=of_body)
             step = steps.step_back(value, affine, constants)
             node = _producer(value)
             plan.meet(node)
@@ -87,14 +87,14 @@ def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan
             if isinstance(step, Absorbed):
                 return
             for branch, moved in step.branches[1:]:
-                carry_back(branch, moved, constants, plan)
+                carry_back(branch, moved, constants, plan, of_body=step.of_bodies)
         except StaysError as stays:
             if rested is None:
                 raise
             plan.way.append(stays.detail)
             plan.cut(*rested)
             return
-        value, affine = step.branches[0]
+        (value, affine), of_body = step.branches[0], step.of_bodies
 
 
 def _producer(value: ir.Value) -> ir.Node:

@@ -56,12 +56,14 @@ class Passed:
         dissolves: The index of the input that takes the place of the operator, which has become part of the map.
         edit: Constants of the operator that change because the map has passed it.
         rest: Where the map can stay if nothing further on takes it.
+        of_bodies: The branches are results of the operator's bodies.
     """
 
     branches: list[tuple[ir.Value, Affine]]
     dissolves: int | None = None
     edit: Edit | None = None
     rest: Edit | None = None
+    of_bodies: bool = False
 
 
 Step = Absorbed | Passed

@@ -31,6 +31,7 @@ Operators L that treat channels alike and each alone (shape.py, spatial.py):
     linear, constants not kept  L(s x + t) = s L(x) + L(t)   AveragePool over counted zeros, Pad with zeros: t becomes a field
     monotone, s >= 0            L(s x + t) = s L(x) + t      MaxPool and other maxima
     Concat                      a slice of the map to each input; ahead, scale 1 and shift 0 for the other inputs
+    If                          the map to the result of each branch
 
 A field, a shift that differs from place to place, needs a fixed spatial size, and only linear operators carry it.
 """

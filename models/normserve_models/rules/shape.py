@@ -76,6 +76,13 @@ def _permutation(node: ir.Node) -> list[int]:
     return list(reversed(range(require_rank(node, node.outputs[0])))) if order is None else list(order)
 
 
+@backward("If")
+def if_back(node: ir.Node, affine: Affine, constants: Constants) -> Step:
+    """Whichever branch is taken, its result goes through the map."""
+    results = [attribute.as_graph().outputs[0] for attribute in node.attributes.values()]
+    return Passed([(result, affine) for result in results], of_bodies=True)
+
+
 REGROUPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
