@@ -17,13 +17,16 @@ import numpy as np
 import onnx_ir as ir
 
 from normserve_models.graph import BATCH_NORM, OWN_DOMAINS
-from normserve_models.value_types import TYPE_ATTRIBUTES, bodies, parameter, retyped, schema_of, string
+from normserve_models.value_types import bodies, parameter, retyped, schema_of, string
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 SIZES = frozenset(("Shape", "Size"))
+# What gives the type that an attribute says. EyeLike, the random ones and the windows do so too, but onnxruntime has no kernels
+# of them that give 16 bits.
+TYPED = frozenset(("Cast", "Constant", "ConstantOfShape", "DequantizeLinear"))
 VARIANCE = 4  # the input of a batch norm
 
 
@@ -103,26 +106,25 @@ class Admission:
             groups[(formal := parameter(schema.inputs, index)).type_str].take(index, value, formal.types, output=False)
         for index, value in outputs.items():
             groups[(formal := parameter(schema.outputs, index)).type_str].take(index, value, formal.types, output=True)
-        decided = self._decide(node, list(groups.values()), typed=any(name in schema.attributes for name in TYPE_ATTRIBUTES))
+        decided = self._decide(node, list(groups.values()))
         return Wants(
             {index: want for group, want in decided for index in group.inputs},
             {index: want for group, want in decided for index in group.outputs},
         )
 
-    def _decide(self, node: ir.Node, groups: list[Group], *, typed: bool) -> list[tuple[Group, Want]]:
+    def _decide(self, node: ir.Node, groups: list[Group]) -> list[tuple[Group, Want]]:
         """Decide for the data first: what else a node takes may depend on it."""
-        typed = typed or node.op_type in {"Constant", "ConstantOfShape"}
         whole = bool(bodies(node)) or any(not isinstance(value.type, ir.TensorType) for group in groups for value in group)
         if whole:  # what goes into a body or a sequence comes out of it
             admitted = all(group.admits(self._dtype) for group in groups)
             return [(group, Want.LOW if admitted else Want.WIDE) for group in groups]
-        first = [(group, self._of_data(group, typed=typed)) for group in groups if group.outputs]
+        first = [(group, self._of_data(node, group)) for group in groups if group.outputs]
         beside = any(want is Want.LOW for _, want in first)
         return first + [(group, self._of_others(node, group, beside=beside)) for group in groups if not group.outputs]
 
-    def _of_data(self, group: Group, *, typed: bool) -> Want:
+    def _of_data(self, node: ir.Node, group: Group) -> Want:
         if not group.inputs:
-            return Want.ANY if typed and group.admits(self._dtype) else Want.WIDE
+            return Want.ANY if node.op_type in TYPED and group.admits(self._dtype) else Want.WIDE
         return self._unless_sizes(group)
 
     def _of_others(self, node: ir.Node, group: Group, *, beside: bool) -> Want:

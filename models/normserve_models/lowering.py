@@ -148,15 +148,18 @@ class Plan:
     def _keep(self, value: ir.Value) -> None:
         """Spell the type of an output out where it would follow that of an input which becomes low."""
         node = value.producer()
-        follows = node is not None and self.wants[node].outputs[_index(value)] is Want.ANY
-        if node is not None and follows and any(given in self._low for given in node.inputs if given is not None):
-            assert value.dtype is not None  # noqa: S101 - wide values have types
+        if (
+            node is not None
+            and value.dtype is not None
+            and any(given in self._low for given in node.inputs if given is not None)
+        ):
             self._set_type(node, value.dtype)
 
     def _set_type(self, node: ir.Node, dtype: ir.DataType) -> None:
         schema = schema_of(node, self._opsets)
-        name = next(name for name in TYPE_ATTRIBUTES if schema is not None and name in schema.attributes)
-        node.attributes[name] = ir.AttrInt64(name, int(dtype))
+        for name in TYPE_ATTRIBUTES:
+            if schema is not None and name in schema.attributes:
+                node.attributes[name] = ir.AttrInt64(name, int(dtype))
 
     def _give_other(self, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
         """Give those that want a value in the other type a value of their own."""

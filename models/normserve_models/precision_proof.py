@@ -1,15 +1,19 @@
 """The proof of a file in float16 or bfloat16: its answers against those of the float32 source in float64.
 
 The converted file may be off by at most a floor, as in `verify`, or by twice what the source is off when it is converted by the
-same function but not folded, whichever is more. float16 is run by onnxruntime on the CPU, which computes in float32 between the
-values where it has no kernel. Of bfloat16 it refuses even an Add there, so bfloat16 is emulated: each result is rounded once to
-the type that the file gives it, and everything between is float64.
+same function but not folded, whichever is more.
+
+It is judged twice. First emulated: each result rounded once to the type that the file gives it, everything between in float64,
+as hardware comes close to that multiplies 16 bits and sums in 32. Then, for float16, as onnxruntime runs it on the CPU: where that
+has no kernel for float16 it computes in float32 from node to node, and a value of 70000 goes through. It does not even load a file
+of bfloat16, be it for an Add.
 """
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +26,14 @@ from normserve_models.constants import FLOATS, rounded
 from normserve_models.reference import Reference, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from normserve_models.draw import Batch
     from normserve_models.kernels import Array
     from normserve_models.report import OutputError
 
 PROOFS = {
-    ir.DataType.FLOAT16: "run by onnxruntime",
+    ir.DataType.FLOAT16: "emulated: each result rounded to float16; and run by onnxruntime on the CPU",
     ir.DataType.BFLOAT16: "emulated: each result rounded to bfloat16",
 }
 
@@ -54,7 +58,8 @@ def prove_precision(
         progress: Called with the share done, 0 to 1.
 
     Returns:
-        The errors, an entry an output: `folded` of the converted file, `unfolded` of the source converted as it is.
+        The errors of the emulation, an entry an output: `folded` of the converted file, `unfolded` of the source converted as
+        it is.
 
     Raises:
         ProofError: An output, or a channel of one, is off by more than its bound, or is not finite where the reference is; or
@@ -63,40 +68,64 @@ def prove_precision(
         SamplesError: The samples do not fit, or no inputs can be drawn.
         NoReferenceError: The source holds an operator that has no float64 reference.
     """
-    model = graph.load(source)
     plain = verify.session(source)
-    twin, after = _twin(source, dtype, plain), _runtime(converted, dtype, plain)
-    judge = verify.Judge(twin, after, Reference(model), dtype, tolerance)
-    judge.look_at(draw.drawn(plain, verify.ROUNDS), progress)
-    if samples is not None:
-        judge.look_at(draw.given(plain, samples))
-    if _miss(judge, dtype):
-        judge.look_at(draw.drawn(plain, verify.MORE_ROUNDS))
-    if miss := _miss(judge, dtype):
-        raise verify.ProofError(miss)
-    return _errors(judge, dtype)
+    with tempfile.TemporaryDirectory() as directory:
+        twin = _unfolded(source, dtype, Path(directory))
+        pairs = zip(_runtimes(twin, dtype, plain), _runtimes(converted, dtype, plain), strict=True)
+        reference = _Shared(graph.load(source))
+        judges = [verify.Judge(before, after, reference, dtype, tolerance) for before, after in pairs]
+        _look_at(judges, draw.drawn(plain, verify.ROUNDS), progress)
+        if samples is not None:
+            _look_at(judges, draw.given(plain, samples))
+        if any(_miss(judge, dtype) for judge in judges):
+            _look_at(judges, draw.drawn(plain, verify.MORE_ROUNDS))
+    for judge in judges:
+        if miss := _miss(judge, dtype):
+            raise verify.ProofError(miss)
+    return _errors(judges[0], dtype)
 
 
-def _twin(source: Path, dtype: ir.DataType, plain: Any) -> Any:
-    """Return what runs the source converted but not folded; the source itself where it cannot be: then the floor counts."""
+def _unfolded(source: Path, dtype: ir.DataType, directory: Path) -> Path:
+    """Write the source, converted and not folded; where it cannot be converted it stands for itself."""
     model = graph.load(source)
     try:
         precision.convert(model, dtype, {})
     except precision.PrecisionError:
-        return plain
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "twin.onnx"
-        graph.save(model, path, "twin.data")
-        return _runtime(path, dtype, plain)
+        return source
+    graph.save(model, directory / "unfolded.onnx", "unfolded.data")
+    return directory / "unfolded.onnx"
 
 
-def _runtime(path: Path, dtype: ir.DataType, plain: Any) -> Any:
-    if dtype is ir.DataType.BFLOAT16:
-        return Emulation(graph.load(path), plain)
+def _runtimes(path: Path, dtype: ir.DataType, plain: Any) -> list[Any]:
     try:
-        return verify.session(path)
+        emulation = Emulation(graph.load(path), plain)
+        return [emulation] if dtype is ir.DataType.BFLOAT16 else [emulation, verify.session(path)]
     except graph.SourceError as error:
         raise verify.ProofError(str(error)) from error
+
+
+def _look_at(judges: list[verify.Judge], batches: Iterable[Batch], progress: Callable[[float], None] | None = None) -> None:
+    for number, batch in enumerate(batches):
+        report = None if progress is None else partial(_report, progress, number / len(verify.ROUNDS))
+        for judge in judges:
+            judge.look_at([batch], report)
+
+
+def _report(progress: Callable[[float], None], done: float, share: float) -> None:
+    progress(min(1.0, done + share))
+
+
+class _Shared(Reference):
+    """Evaluates a batch once, however many judges ask for it in a row."""
+
+    _asked: Mapping[str, Array] | None = None
+    _found: dict[str, Array]
+
+    def run(self, inputs: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> dict[str, Array]:
+        if inputs is not self._asked:
+            self._found = super().run(inputs, progress)
+            self._asked = inputs
+        return self._found
 
 
 class Emulation:
