@@ -4,9 +4,9 @@ The converted file may be off by at most a floor, as in `verify`, or by twice wh
 same function but not folded, whichever is more.
 
 It is judged twice. First emulated: each result rounded once to the type that the file gives it, everything between in float64,
-as hardware comes close to that multiplies 16 bits and sums in 32. Then, for float16, as onnxruntime runs it on the CPU: where that
-has no kernel for float16 it computes in float32 from node to node, and a value of 70000 goes through. It does not even load a file
-of bfloat16, be it for an Add.
+as hardware comes close to that multiplies 16 bits and sums in 32. Then, for float16, as onnxruntime runs it on the CPU: where
+that has no kernel for float16 it computes in float32 from node to node, and a value of 70000 goes through. It does not even
+load a file of bfloat16, be it for an Add.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_progress_goes_to_one(source) -> None:
 
 def test_a_file_that_does_not_run(source, tmp_path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(ProofError, match="broken.onnx: not an ONNX file"):
+    with pytest.raises(ProofError, match=r"broken\.onnx: not an ONNX file"):
         prove_precision(source, tmp_path / "broken.onnx", HALF)
 
 
@@ -156,7 +156,7 @@ def test_digits_names_as_many_digits_in_16_bits(digits_repository, tmp_path, dty
     copy.write_bytes(source.read_bytes())
     path = converted(copy, dtype)
     images, labels = digits_data.held_out()
-    [error] = prove_precision(source, path, dtype, samples={"image": images})
+    [error] = prove_precision(source, path, dtype, samples={"image": images[:32]})
     assert error.folded <= FLOORS[dtype]
     plain = verify.session(source)
     runtime = verify.session(path) if dtype is HALF else Emulation(graph.load(path), plain)
