@@ -142,7 +142,7 @@ class Plan:
         elif tensor is not None and node is not None:
             node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", tensor)
-        elif node is not None and self.wants[node].outputs[_index(value)] is Want.ANY:
+        elif node is not None:
             self._set_type(node, self.dtype)
 
     def _keep(self, value: ir.Value) -> None:
@@ -156,6 +156,7 @@ class Plan:
             self._set_type(node, value.dtype)
 
     def _set_type(self, node: ir.Node, dtype: ir.DataType) -> None:
+        """Make an attribute say the type of the output, where the operator has one for that."""
         schema = schema_of(node, self._opsets)
         for name in TYPE_ATTRIBUTES:
             if schema is not None and name in schema.attributes:

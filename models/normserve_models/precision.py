@@ -70,12 +70,18 @@ def convert(model: ir.Model, dtype: ir.DataType, exact: Mapping[ir.Value, F64]) 
     """
     if dtype not in TARGETS:
         raise PrecisionError(f"cannot convert to {dtype.name.lower()}, wanted float16 or bfloat16")
-    done = _convert(model, dtype, exact) if _holds_wide(model) else Conversion()
+    if _holds_wide(model):
+        return _convert(model, dtype, exact)
+    _refresh(exact)
+    return Conversion()
+
+
+def _refresh(exact: Mapping[ir.Value, F64]) -> None:
+    """Round constants that stay of the type that they have."""
     for value, array in exact.items():
-        if value.is_initializer() and value.dtype is not None:  # those too that stay as wide as they are
+        if value.is_initializer() and value.dtype is not None:
             with np.errstate(all="ignore"):
                 value.const_value = ir.Tensor(rounded(array, value.dtype), name=value.name)
-    return done
 
 
 def _holds_wide(model: ir.Model) -> bool:
@@ -102,6 +108,7 @@ def _convert(model: ir.Model, dtype: ir.DataType, exact: Mapping[ir.Value, F64])
     plan = Plan(model, dtype)
     done = Conversion(wide=_wide(plan))
     plan.apply({value: _lowered(value, dtype, exact.get(value), done) for value in plan.fills()})
+    _refresh({value: array for value, array in exact.items() if not plan.is_low(value)})
     return done
 
 

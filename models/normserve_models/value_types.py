@@ -23,6 +23,7 @@ Type = ir.TypeProtocol
 
 # What gives the element type of an output, in Cast, EyeLike and the random ones, the windows, DequantizeLinear.
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
+IMPLIED = {"SequenceEmpty": int(ir.DataType.FLOAT)}  # where the attribute is absent; the schema says so in words only
 _STRINGS = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
 _DTYPES = {_STRINGS.get(dtype, dtype.name.lower()): dtype for dtype in ir.DataType}
 _WRAPPERS = {"seq": ir.SequenceType, "optional": ir.OptionalType}
@@ -112,7 +113,7 @@ def _output(node: ir.Node, index: int, schema: OpSchema, bound: Mapping[str, Typ
     if (inner := _body_output(node, index)) is not None and inner.type is not None:
         return _wrapped(formal.types, [inner.type])
     if (dtype := _by_attribute(node, schema)) is not None:
-        return ir.TensorType(dtype)
+        return _wrapped(formal.types, [ir.TensorType(dtype)])
     return bound.get(formal.type_str) or _wrapped(formal.types, bound.values())
 
 
@@ -129,7 +130,7 @@ def _by_attribute(node: ir.Node, schema: OpSchema) -> ir.DataType | None:
         return _of_constant(node)
     for name in TYPE_ATTRIBUTES:
         if name in schema.attributes:
-            default = schema.attributes[name].default_value.i
+            default = schema.attributes[name].default_value.i or IMPLIED.get(node.op_type, 0)
             return ir.DataType(node.attributes.get_int(name, default)) or None
     return None
 

@@ -408,6 +408,16 @@ def test_sequences_of_tensors() -> None:
     same_answers(source, result)
 
 
+def test_a_sequence_that_begins_empty() -> None:
+    draft = Draft()
+    x = draft.node("Relu", draft.input(2, 3))
+    items = draft.node("SequenceInsert", draft.node("SequenceEmpty"), x)
+    draft.node("ConcatFromSequence", items, axis=0, name="last")
+    draft.outputs.append(helper.make_tensor_value_info("last.y", TensorProto.FLOAT, [2, 3]))
+    source = draft.output()
+    same_answers(source, convert(source))
+
+
 def test_a_sequence_at_the_border_cannot_be_cast() -> None:
     draft = Draft()
     items = draft.node("SequenceConstruct", draft.node("Relu", draft.input(2, 3)), name="items")

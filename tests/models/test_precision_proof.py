@@ -53,7 +53,8 @@ def test_the_error_is_that_of_the_type(source, dtype) -> None:
     """Not of a float32 that was judged instead: about a unit of roundoff, 2^-11 or 2^-8."""
     roundoff = {HALF: 2**-11, BRAIN: 2**-8}[dtype]
     [error] = prove_precision(source, converted(source, dtype), dtype)
-    assert roundoff / 10 < error.folded < 10 * roundoff
+    for figure in (error.folded, error.unfolded):
+        assert roundoff / 10 < figure < 10 * roundoff
 
 
 @BOTH
@@ -93,6 +94,20 @@ def test_an_activation_that_overflows_is_found_though_the_unfolded_file_overflow
 
 
 def test_where_the_unfolded_file_overflows_the_floor_is_the_bound(tmp_path) -> None:
+    """Two biases of 60000 before a mean of 120000: the sum overflows, and the fold takes them away."""
+    draft = Draft()
+    y = draft.node("MatMul", draft.input("batch", 4), draft.drawn(4, 4))
+    for _ in range(2):
+        y = draft.node("Add", y, draft.constant(np.full(4, 6e4)))
+    parameters = [draft.constant(np.full(4, value)) for value in (1.0, 0.0, 1.2e5, 1.0)]
+    path = tmp_path / "large.onnx"
+    onnx.save(draft.output(draft.node("BatchNormalization", y, *parameters)), path)
+    [error] = prove_precision(path, converted(path, HALF), HALF)
+    assert error.unfolded is None
+    assert error.folded < error.bound == FLOORS[HALF]
+
+
+def test_where_the_unfolded_file_cannot_be_converted_it_stands_for_itself(tmp_path) -> None:
     """A bias of 1e5 before a mean of 1e5: float16 does not hold them, and the fold takes them away."""
     draft = Draft()
     y = draft.node("MatMul", draft.input("batch", 4), draft.drawn(4, 4))
