@@ -27,6 +27,8 @@ SIZES = frozenset(("Shape", "Size"))
 # What gives the type that an attribute says. EyeLike, the random ones and the windows do so too, but onnxruntime has no kernels
 # of them that give 16 bits.
 TYPED = frozenset(("Cast", "Constant", "ConstantOfShape", "DequantizeLinear"))
+FILLS = frozenset(("Constant", "ConstantOfShape"))  # whose type is that of a tensor among their attributes
+CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 VARIANCE = 4  # the input of a batch norm
 
 
@@ -99,7 +101,7 @@ class Admission:
         schema = schema_of(node, self._opsets)
         inputs = {index: value for index, value in enumerate(node.inputs) if value is not None and is_wide(value)}
         outputs = {index: value for index, value in enumerate(node.outputs) if is_wide(value)}
-        if schema is None:
+        if schema is None or _is_tied(node):
             return Wants(dict.fromkeys(inputs, Want.WIDE), dict.fromkeys(outputs, Want.WIDE))
         groups: defaultdict[str, Group] = defaultdict(Group)
         for index, value in inputs.items():
@@ -128,7 +130,7 @@ class Admission:
         return self._unless_sizes(group)
 
     def _of_others(self, node: ir.Node, group: Group, *, beside: bool) -> Want:
-        if len(group.inputs) == 1 and not beside:
+        if len(group.inputs) == 1 and not beside and group.admits(self._dtype):
             return Want.ANY
         if all(is_constant(value) for value in group) and _loses(node, group, self._dtype):
             return Want.WIDE
@@ -138,6 +140,16 @@ class Admission:
         data = [value for value in group.inputs.values() if not is_constant(value)]
         sizes = bool(data) and all(value in self._sizes for value in data)
         return Want.LOW if group.admits(self._dtype) and not sizes else Want.WIDE
+
+
+def _is_tied(node: ir.Node) -> bool:
+    """Tell whether a node holds tensors, or a body that is no control flow, whose types would have to follow its inputs."""
+    if node.op_type in FILLS and node.domain in OWN_DOMAINS:
+        return False
+    tensors = (attribute for attribute in node.attributes.values() if attribute.type is ir.AttributeType.TENSOR)
+    return any(tensor.as_tensor().dtype in WIDE for tensor in tensors) or bool(
+        bodies(node) and node.op_type not in CONTROL_FLOW
+    )
 
 
 def _loses(node: ir.Node, group: Group, dtype: ir.DataType) -> bool:

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from normserve_models import graph, value_types
-from normserve_models.admission import Admission, Want, is_constant, is_wide
+from normserve_models.admission import FILLS, Admission, Want, is_constant, is_wide
 from normserve_models.value_types import TYPE_ATTRIBUTES, bodies, retyped, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from normserve_models.admission import Wants
-
-FILLS = frozenset(("Constant", "ConstantOfShape"))  # whose type is that of a tensor among their attributes
 
 
 class PrecisionError(ValueError):
