@@ -54,25 +54,38 @@ class Fate:
     cost: Cost | None = None
 
 
-def fold(model: ir.Model, exact: Mapping[ir.Value, F64] | None = None) -> list[Norm]:
+def fold(model: ir.Model) -> list[Norm]:
     """Fold what can be folded exactly, in place.
 
     Args:
-        model: The model, its nodes in topological order. Its functions are inlined where it has batch norms.
-        exact: Initializers whose values are known better than the file's type can hold, in float64.
+        model: The model, its nodes in topological order. Its functions are inlined.
 
     Returns:
         What became of each batch norm, in the order of the graph; then the frozen ones, written as arithmetic, that folded.
     """
-    folding = Folding(model, exact or {})
+    norms, exact = fold_unrounded(model, {})
+    rewrite.round_exact(exact)
+    return norms
+
+
+def fold_unrounded(model: ir.Model, exact: Mapping[ir.Value, F64]) -> tuple[list[Norm], dict[ir.Value, F64]]:
+    """Fold as `fold` does, and leave the new constants in float64, for who rounds them to another type than the file's.
+
+    Args:
+        model: As of `fold`.
+        exact: Initializers whose values are known better than the file's type can hold.
+
+    Returns:
+        What became of each batch norm, and the initializers that are to be rounded, with their values.
+    """
+    folding = Folding(model, exact)
     with np.errstate(all="ignore"):  # what is not finite is a reason to stay, not a warning
         while folding.round():
             pass
     if folding.work.edited:
         rewrite.settle(model, folding.work)
     folding.sweep()
-    rewrite.round_exact(folding.work.constants)
-    return folding.norms()
+    return folding.norms(), folding.work.constants.exact
 
 
 class Folding:

@@ -161,9 +161,9 @@ def _known(value: ir.Value, work: Work) -> np.ndarray[Any, Any] | None:
         return None
 
 
-def round_exact(constants: Constants) -> None:
-    """Round every constant that a fold has made to the type of the file, once."""
-    while constants.exact:
-        value, array = constants.exact.popitem()
+def round_exact(exact: dict[ir.Value, F64]) -> None:
+    """Round every constant that a fold has made to the type of the file, once; memory is given back as this goes on."""
+    while exact:
+        value, array = exact.popitem()
         if value.is_initializer() and value.dtype is not None:
             value.const_value = ir.Tensor(rounded(array, value.dtype), name=value.name)
