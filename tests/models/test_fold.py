@@ -30,6 +30,16 @@ def test_a_shared_weight_is_cloned_for_each_use(operator, normed) -> None:
     folds(draft.output(*(draft.norm(y, 4) if wanted else y for y, wanted in zip(outputs, normed, strict=True))))
 
 
+@pytest.mark.parametrize(("places", "folds"), [(1, False), (600, True)])
+def test_a_large_weight_is_cloned_only_where_that_saves_more(places, folds) -> None:
+    draft = Draft()
+    weight = draft.constant(np.full((550, 550, 1), 0.01))
+    y = draft.node("Relu", draft.norm(draft.node("Conv", draft.input("batch", 550, places), weight), 550))
+    model = draft.output(y, draft.node("Conv", y, weight))
+    [norm] = fold(ir.from_proto(model))
+    assert (norm.folded, norm.reason) == ((True, None) if folds else (False, "cost"))
+
+
 def test_a_shared_layer_in_a_row() -> None:
     draft = Draft()
     weight = draft.drawn(4, 4, 1, 1)

@@ -157,6 +157,24 @@ def test_dropout_that_trains() -> None:
     assert norm.reason == Reason.BLOCKED
 
 
+def test_a_quotient_of_a_constant_is_no_affine_map() -> None:
+    draft = Draft()
+    y = draft.node("Div", draft.drawn(4, 1, 1), conv(draft, 4, 4), name="quotient")
+    _, [norm] = testing.folded(draft.output(draft.node("Relu", draft.norm(y, 4))))
+    assert (norm.reason, "'quotient' divides by it" in (norm.detail or "")) == (Reason.BLOCKED, True)
+    draft = Draft()
+    y = draft.node("Add", draft.node("Div", draft.drawn(4, 1, 1), conv(draft, 4, 4)), draft.drawn(4, 1, 1))
+    assert testing.folded(draft.output(y))[1] == []
+
+
+def test_channels_between_other_axes_are_flattened() -> None:
+    """[N, 2, C, 5] -> [N, 2 C 5]: each scale comes 5 times in a row, and that row twice."""
+    draft = Draft()
+    x = draft.norm(draft.node("Relu", draft.input("batch", 3, 2, 5)), 3)
+    rows = draft.node("Reshape", draft.node("Transpose", x, perm=[0, 2, 1, 3]), ints(draft, 0, 30))
+    testing.all_fold(draft.output(draft.node("Gemm", rows, draft.drawn(30, 4))), "Relu", "Transpose", "Reshape", "Gemm")
+
+
 @pytest.mark.parametrize("mode", ["reflect", "edge"])
 def test_a_reflection_is_made_of_what_is_there(mode) -> None:
     draft = Draft()

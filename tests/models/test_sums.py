@@ -111,6 +111,21 @@ def test_a_difference_of_layers_that_read_the_same() -> None:
     testing.all_fold(draft.output(draft.node("Sub", branch(draft, x, (3, 3), groups=4), draft.norm(x, 4))), "Relu", "Conv")
 
 
+def test_a_layer_that_is_subtracted_takes_nothing_in() -> None:
+    draft = Draft()
+    x = draft.node("Relu", draft.input("batch", 4, 6, 6))
+    result, norms = testing.folded(draft.output(draft.node("Sub", draft.norm(x, 4), branch(draft, x, (3, 3)))))
+    assert [norm.folded for norm in norms] == [False, True]
+    assert testing.operators_of(result) == ["Relu", "BatchNormalization", "Conv", "Sub"]
+
+
+def test_a_result_of_one_place_that_is_spread_over_all_is_not_merged() -> None:
+    draft = Draft()
+    x = draft.input("batch", 4, 2, 2)
+    spread = draft.node("Conv", x, draft.drawn(4, 4, 3, 3), pads=[1, 1, 0, 0])  # one place
+    testing.all_fold(draft.output(draft.node("Add", branch(draft, x, (3, 3)), spread)), "Conv", "Conv", "Add")
+
+
 def test_a_sum_of_three_with_a_fourth_that_reads_something_else() -> None:
     draft = Draft()
     x, z = draft.input("batch", 4, 6, 6), draft.input("batch", 4, 6, 6)
