@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from normserve_models.normalize_input import Normalization
+
 BATCH = "batch"
 EXAMPLE_BATCH = 2  # torch.export takes an example of 1 for a constant
 
@@ -56,6 +58,7 @@ def export(
     *,
     outputs: Sequence[str] | None = None,
     opset: int | None = None,
+    normalization: Normalization | None = None,
 ) -> None:
     """Write `module` as an unoptimised ONNX file whose first dimension is the symbolic `batch` everywhere.
 
@@ -66,8 +69,10 @@ def export(
         path: Where to write. An existing file is replaced; nothing is left where the export fails.
         outputs: The names of the outputs; where None `output`, or `output_0`, `output_1`, ... where there are several.
         opset: The opset of the file; torch's default where None.
+        normalization: What goes in front of the module's input; folding moves it into the first layer.
 
     Raises:
+        NormalizationError: The normalization does not fit the input.
         ExportError: A batch norm is in training mode (it is named), an input is not usable, torch cannot export the
             module, a parameter is not initialized, a batch norm got lost on the way, or an input or output lacks the batch.
     """
@@ -79,11 +84,20 @@ def export(
     outputs = _output_names(program) if outputs is None else outputs
     written = _to_onnx(program, list(inputs), outputs, opset)
     _check(program, written.model, outputs)
+    if normalization is not None:
+        normalization.insert(written.model)
     with atomic.new_file(path) as temporary:
         written.save(temporary)
 
 
-def publish(module: nn.Module, inputs: Mapping[str, Any], model: Path, *, outputs: Sequence[str] | None = None) -> Path:
+def publish(
+    module: nn.Module,
+    inputs: Mapping[str, Any],
+    model: Path,
+    *,
+    outputs: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+) -> Path:
     """Export `module` as the next version of a model of the repository; a version once there is never touched.
 
     Args:
@@ -91,18 +105,19 @@ def publish(module: nn.Module, inputs: Mapping[str, Any], model: Path, *, output
         inputs: As in `export`.
         model: The folder of the model, REPOSITORY/NAME.
         outputs: As in `export`.
+        normalization: As in `export`.
 
     Returns:
         The file that was written, `model`/VERSION/model.onnx.
 
     Raises:
-        ExportError: As in `export`.
+        ExportError, NormalizationError: As in `export`.
         OSError: The repository cannot be written, or another process has published the same version meanwhile.
     """
     taken = [int(path.name) for path in model.glob("*") if path.name.isdecimal()]
     version = model / str(max(taken, default=0) + 1)
     with atomic.new_directory(version) as directory:
-        export(module, inputs, directory / "model.onnx", outputs=outputs)
+        export(module, inputs, directory / "model.onnx", outputs=outputs, normalization=normalization)
     return version / "model.onnx"
 
 

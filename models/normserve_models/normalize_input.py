@@ -6,6 +6,7 @@ Mean and std are in the units of what is sent: for bytes from 0 to 255, those of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,25 @@ CHANNEL_AXIS = 1
 
 class NormalizationError(ValueError):
     """The normalization does not fit the model; the message names the input or the option, what was wanted and what came."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """y = (x - mean) / std, in the units of what callers send.
+
+    Attributes:
+        mean: One value a channel, or one for all.
+        std: One value a channel, or one for all; greater than 0.
+        dtype: The type that callers send; None for that which the file has.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    dtype: ir.DataType | None = None
+
+    def insert(self, model: ir.Model) -> Mapping[ir.Value, F64]:
+        """Put it in front of the only input of `model`; as `insert` below."""
+        return insert(model, self.mean, self.std, dtype=self.dtype)
 
 
 def insert(

@@ -14,7 +14,7 @@ import numpy as np
 from normserve_models import graph
 from normserve_models.affine import Affine
 from normserve_models.constants import FLOATS
-from normserve_models.legality import Reason, StaysError, named, rank, readers
+from normserve_models.legality import Reason, StaysError, dims, named, rank, readers
 from normserve_models.rules.elementwise import ARITHMETIC, batch_norm, constant_operand, of_constant
 from normserve_models.steps import OWN_DOMAINS
 
@@ -148,6 +148,8 @@ def _axis(nodes: list[tuple[ir.Node, int]], constants: Constants) -> tuple[int, 
         shape = np.shape(constants.require(node, 1 - index))
         start = (rank(node.outputs[0]) or 0) - len(shape)
         places |= {(start + axis, size) for axis, size in enumerate(shape) if size != 1}
+    if not places and (dims(nodes[0][0].outputs[0]) or [])[1:2] == [1]:
+        return 1, 1
     if len(places) != 1 or min(places)[0] < 1:
         raise StaysError(Reason.AXIS, f"the constants behind {named(nodes[0][0])} differ along {sorted(places)}")
     return places.pop()

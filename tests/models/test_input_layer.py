@@ -1,11 +1,14 @@
 """The normalization of the input goes into the first layer."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from normserve_models import normalize_input, rewrite, testing
+from normserve_models import normalize_input, prepare, rewrite, testing
 from normserve_models.fold import fold_unrounded
 from normserve_models.testing import Draft
 from normserve_models.verify import relative_error
@@ -74,3 +77,51 @@ def test_an_image_of_the_mean_is_zero_everywhere() -> None:
     image = np.broadcast_to(np.array(MEAN, np.float32).reshape(1, 3, 1, 1), (1, 3, 9, 9)).copy()
     wanted = exact(source, image)
     assert np.abs(answers(normalized(source), image) - wanted).max() <= 1e-4
+
+
+def test_a_gray_image_has_one_channel() -> None:
+    draft = Draft()
+    source = draft.output(draft.node("Conv", draft.input("batch", 1, 9, 9, name="image"), draft.drawn(4, 1, 3, 3)))
+    model = ir.from_proto(source)
+    _, exact = fold_unrounded(model, normalize_input.insert(model, [127.5], [63.75], dtype=ir.DataType.UINT8))
+    rewrite.round_exact(exact)
+    assert testing.operators_of(ir.to_proto(model)) == ["Cast", "Conv"]
+
+
+MODULE = """
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+"""
+
+
+def test_an_exported_network_takes_bytes(tmp_path, monkeypatch) -> None:
+    (tmp_path / "bytes_network.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    option = [f"mean={','.join(map(str, MEAN))}", f"std={','.join(map(str, STD))}"]
+    arguments = ["export", "bytes_network:network", "-i", "image=FP32[-1,3,9,9]", "--name", "net", "--repository", "models"]
+    normalization = ["--input-normalization", option[0], "--input-normalization", option[1], "--input-dtype", "uint8"]
+    assert run(*arguments, *normalization).stderr == ""
+    report = prepare.fold_file(tmp_path / "models/net/1/model.onnx", tmp_path / "folded.onnx")
+    assert (report.folded, report.left) == (2, 0)  # the batch norm, and the normalization, which is one
+    folded = onnx.load(tmp_path / "folded.onnx")
+    assert testing.operators_of(folded)[:2] == ["Cast", "Conv"]
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 9, 9)).astype(np.uint8)
+    import torch
+
+    monkeypatch.syspath_prepend(tmp_path)
+    from bytes_network import network
+
+    mean, std = (torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+    wanted = network().double()((torch.from_numpy(image).double() - mean) / std).detach().numpy()
+    assert relative_error(answers(folded, image), wanted) <= 1e-6
+    refused = run(*arguments, "--input-dtype", "uint8")
+    assert refused.returncode == 2
+    assert "--input-dtype needs --input-normalization" in refused.stderr
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "normserve.cli", *arguments], capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normserve.cli import input_normalization
 from normserve.cli.console import InputError, needs_extra, out
 
 _INPUT = re.compile(r"(?P<name>[^=\[\]]+)=(?P<datatype>[A-Z0-9]+)\[(?P<dims>-?\d+(,-?\d+)*)\]")
@@ -32,6 +33,17 @@ def export(
     outputs: Annotated[
         list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="An output's name; once for each, or for none.")
     ] = None,
+    normalization: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-normalization",
+            metavar="'mean=M,.. std=S,..'",
+            help="Put (x - mean) / std in front, in the units of what callers send; the server folds it into the first layer.",
+        ),
+    ] = None,
+    input_dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="What callers send, such as uint8 for the bytes of an image.")
+    ] = None,
 ) -> None:
     """Export a PyTorch module as the next version of a model.
 
@@ -43,6 +55,9 @@ def export(
 
     normserve export mypackage.nets:resnet --input 'image=FP32[-1,3,224,224]' --name resnet --repository models
 
+    normserve export mypackage.nets:resnet -i 'image=FP32[-1,3,224,224]' --name resnet --repository models --input-dtype uint8
+    --input-normalization 'mean=123.675,116.28,103.53 std=58.395,57.12,57.375'
+
     normserve export train:load -i 'tokens=INT64[-1,128]' -i 'mask=BOOL[-1,128]' -o scores --name text --repository models
     """
     if not _MODEL_NAME.fullmatch(name):
@@ -50,10 +65,12 @@ def export(
     examples = _parse(inputs)
     with needs_extra("models"):
         from normserve_models import export as exporter
+        from normserve_models.normalize_input import NormalizationError
     module = _make(factory)
     try:
-        path = exporter.publish(module, examples, repository / name, outputs=outputs)
-    except (exporter.ExportError, OSError) as error:
+        asked = input_normalization.asked(normalization, input_dtype)
+        path = exporter.publish(module, examples, repository / name, outputs=outputs, normalization=asked)
+    except (exporter.ExportError, NormalizationError, OSError) as error:
         raise InputError(str(error)) from error
     out.print(f"exported {path}", markup=False, soft_wrap=True)
 

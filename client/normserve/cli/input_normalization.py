@@ -7,12 +7,15 @@ with `mean=...` and once with `std=...`.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from normserve_proto import tensors
 
 from normserve.cli.console import InputError
+
+if TYPE_CHECKING:
+    from normserve_models.normalize_input import Normalization
 
 OPTION = "--input-normalization"
 EXAMPLE = "mean=123.675,116.28,103.53 std=58.395,57.12,57.375"
@@ -34,6 +37,23 @@ class InputNormalization:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def asked(texts: Sequence[str] | None, dtype: str | None) -> "Normalization | None":
+    """Reads both options into what the folding package takes.
+
+    Raises:
+        InputError: As `parse` and `parse_dtype`; or a type is given and no normalization.
+    """
+    import onnx_ir as ir
+    from normserve_models.normalize_input import Normalization
+
+    parsed, kind = parse(texts or ()), parse_dtype(dtype)
+    if parsed is None and kind is not None:
+        raise InputError(f"--input-dtype needs {OPTION}: it is the type in front of that")
+    if parsed is None:
+        return None
+    return Normalization(parsed.mean, parsed.std, None if kind is None else ir.DataType.from_numpy(kind))
 
 
 def parse(texts: Sequence[str]) -> InputNormalization | None:
