@@ -11,6 +11,7 @@ the median round counts. The ratio of onnxruntime is that of the file to itself,
     python benchmarks/folding.py --rounds 9 --seconds 1 --json results.json
 """
 
+import itertools
 import json
 import platform
 import shutil
@@ -91,7 +92,7 @@ def convert(tool: str, source: Path, directory: Path) -> tuple[Path, Outcome]:
     except subprocess.TimeoutExpired:
         return target, Outcome(tool, f"not done in {PATIENCE_SECONDS} s")
     if done.returncode:
-        return target, Outcome(tool, f"crashed ({done.returncode}): {last_line(done.stderr)}")
+        return target, Outcome(tool, f"failed ({done.returncode}): {last_line(done.stderr)}")
     return target, Outcome(tool, reasons=reasons(target.parent) if tool == OURS else {})
 
 
@@ -268,9 +269,14 @@ def main(
 def write(path: Path, results: dict[str, list[Outcome]]) -> None:
     tools = sorted({outcome.tool for outcomes in results.values() for outcome in outcomes} - {ALONE})
     machine = {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__}
+    for outcome in itertools.chain.from_iterable(results.values()):
+        if outcome.error is not None and not np.isfinite(outcome.error):
+            outcome.error = None  # JSON has no infinity, and `failure` tells it
     figures = {name: [asdict(outcome) for outcome in outcomes] for name, outcomes in results.items()}
     versions = {tool: version(tool) for tool in tools}
-    path.write_text(json.dumps({"machine": machine, "versions": versions, "figures": figures}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({"machine": machine, "versions": versions, "figures": figures}, indent=2, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":
