@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test check format lint types stubs train bench bench-folding up down clean
+.PHONY: help install run test test-large check format lint types stubs train bench bench-folding up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -36,6 +36,9 @@ train: install ## train the digits network again (about a minute)
 
 test: install ## the whole test suite
 	@$(BIN)/python -m pytest
+
+test-large: install ## models of more than 2 GiB; needs 6 GB of disk and 10 GB of memory
+	@$(BIN)/python -m pytest -m large
 
 format: install ## rewrite the sources in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

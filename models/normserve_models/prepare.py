@@ -9,6 +9,7 @@ stderr says why. SIGTERM ends it with 143, and it leaves nothing behind.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import shutil
 import signal
@@ -111,6 +112,7 @@ def fold_file(
         report.proof = "Nothing was changed, so there was nothing to prove"
         return report
     del model
+    gc.collect()  # a graph refers to itself, and so do its new weights: the proof needs their room
     narrow: set[str] = set()
     with _timed(seconds, "proof"), _naming(source):
         report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress, narrow=narrow)
