@@ -43,19 +43,20 @@ class SamplesError(ValueError):
     """There is nothing to prove the model on; the message names the input, what was wanted and what came."""
 
 
-def drawn(session: InferenceSession, rounds: range) -> Iterator[Batch]:
+def drawn(session: InferenceSession, rounds: range, rows: int | None = None) -> Iterator[Batch]:
     """Yield one batch a round: normal values in even rounds, uniform ones from 0 to 1, as images are, in odd ones.
 
     Args:
         session: The model that will be fed.
         rounds: The seeds.
+        rows: How many samples a batch holds where that is free; None for what a proof wants.
 
     Raises:
         SamplesError: An input has a type that cannot be drawn, or no free size was found that the model accepts.
     """
     size = _accepted_size(session)
     for seed in rounds:
-        yield _batch(session.get_inputs(), size, seed)
+        yield _batch(session.get_inputs(), size, seed, rows)
 
 
 def _accepted_size(session: InferenceSession) -> int:
@@ -70,17 +71,17 @@ def _accepted_size(session: InferenceSession) -> int:
     raise SamplesError(f"the model accepts no inputs that were drawn, give samples: {failure}")
 
 
-def _batch(inputs: Sequence[NodeArg], size: int, seed: int) -> Batch:
+def _batch(inputs: Sequence[NodeArg], size: int, seed: int, rows: int | None = None) -> Batch:
     generator = np.random.default_rng(seed)
-    return {argument.name: _array(argument, size, generator, uniform=seed % 2 == 1) for argument in inputs}
+    return {argument.name: _array(argument, size, rows, generator, uniform=seed % 2 == 1) for argument in inputs}
 
 
-def _array(argument: NodeArg, size: int, generator: np.random.Generator, *, uniform: bool) -> Array:
+def _array(argument: NodeArg, size: int, rows: int | None, generator: np.random.Generator, *, uniform: bool) -> Array:
     dtype = DTYPES.get(argument.type)
     if dtype is None:
         raise SamplesError(f"input {argument.name!r} is of type {argument.type}, which cannot be drawn: give samples")
     inner = [dim if isinstance(dim, int) else size for dim in argument.shape[1:]]
-    rows = MANY_ROWS if np.prod(inner) < LARGE_ROW else 1
+    rows = rows or (MANY_ROWS if np.prod(inner) < LARGE_ROW else 1)
     shape = [dim if isinstance(dim, int) else rows for dim in argument.shape[:1]] + inner
     if np.dtype(dtype).kind in "fV":  # V: bfloat16
         return np.asarray(generator.random(shape) if uniform else generator.standard_normal(shape)).astype(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+
+from normserve_models import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +34,7 @@ class SourceError(ValueError):
 
 
 def load(path: Path) -> ir.Model:
-    """Read an ONNX file; weights in files beside it stay on disk until they are used.
+    """Read an ONNX file; large weights stay on disk, and are read when they are used.
 
     Args:
         path: The model.
@@ -46,7 +49,7 @@ def load(path: Path) -> ir.Model:
     """
     try:
         with _without_warnings():
-            model = ir.load(path)
+            model = _read(path)
     except (OSError, DecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not an ONNX file, or truncated"
         raise SourceError(f"{path}: {what}") from error
@@ -61,6 +64,13 @@ def load(path: Path) -> ir.Model:
     _sort(path, model)
     _free_constants(model)
     return model
+
+
+def _read(path: Path) -> ir.Model:
+    try:
+        return lazy.load(path)
+    except lazy.UnusualError:
+        return ir.load(path)
 
 
 def _one_line(error: BaseException) -> str:
@@ -133,6 +143,20 @@ def _require_inside(path: Path, tensor: ir.ExternalTensor) -> None:
         raise SourceError(
             f"{path}: the external data {str(location)!r} has {file.stat().st_size} bytes, {tensor.name!r} wants {wanted}"
         )
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy an ONNX file as it is, byte for byte, with its external data.
+
+    Raises:
+        SourceError: The source cannot be read.
+        OSError: The copy cannot be written.
+    """
+    for name in external_files(load(source)):
+        beside = target.parent / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, beside)
+    shutil.copyfile(source, target)
 
 
 def save(model: ir.Model, path: Path, data_name: str) -> None:

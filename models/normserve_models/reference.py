@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from normserve_models.constants import FLOATS
 from normserve_models.graph import OWN_DOMAINS, opsets
@@ -45,12 +44,18 @@ class Reference:
         self._opsets = opsets(model)
         self._last = {value: node for node in model.graph for value in _reads(node)}
 
-    def run(self, inputs: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        progress: Callable[[float], None] | None = None,
+        see: Callable[[str, Array], None] | None = None,
+    ) -> dict[str, Array]:
         """Return the outputs for `inputs`.
 
         Args:
             inputs: By name; float arrays are widened.
             progress: Called with the share done, 0 to 1, after each node.
+            see: Called with the name and the content of each value of the main graph that a node gives, as it is computed.
 
         Raises:
             NoReferenceError: An operator is not known, or fails on these inputs.
@@ -59,7 +64,10 @@ class Reference:
         outputs = set(self._graph.outputs)
         for number, node in enumerate(self._graph, start=1):
             with np.errstate(all="ignore"):  # infinities and NaN are answers like others
-                held.update(zip(node.outputs, self._run(node, held), strict=False))
+                results = dict(zip(node.outputs, self._run(node, held), strict=False))
+            held.update(results)
+            if see is not None:
+                _show(results, see)
             for value in {value for value in _reads(node) if self._last[value] is node} - outputs:
                 held.pop(value, None)
             if progress is not None:
@@ -77,6 +85,8 @@ class Reference:
             raise NoReferenceError(f"{node.op_type} {node.name!r}: {' '.join(str(error).split())}") from error
 
     def _by_onnx(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - memory that the sessions before can do without
+
         proto = _widen(ir.to_proto(node))
         feeds = {str(value.name): _get(value, held) for value in _reads(node) if _known(value, held)}
         outputs = [str(value.name) for value in node.outputs if value.name]
@@ -88,6 +98,11 @@ class Reference:
         )
         found = dict(zip(outputs, ReferenceEvaluator(graph, opsets=self._opsets).run(None, feeds), strict=True))
         return [widened(found[str(value.name)]) if value.name else np.zeros(0) for value in node.outputs]
+
+
+def _show(results: Mapping[ir.Value, Array], see: Callable[[str, Array], None]) -> None:
+    for value, array in results.items():
+        see(str(value.name), array)
 
 
 def widened(value: Any) -> Any:

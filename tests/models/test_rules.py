@@ -8,8 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 from normserve_models import testing
+from normserve_models.measure import relative_error
 from normserve_models.testing import Draft
-from normserve_models.verify import relative_error
 
 CONVS = [
     dict(zip(("rank", "groups", "bias", "stride", "pads", "dilation"), combination, strict=True))
