@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 
     from normserve_models.kernels import Array
 
-# About 16 units of roundoff (2^-53, 2^-24, 2^-11, 2^-8); for double the reference is itself no better than 1e-14.
+# About 16 units of roundoff; for double the reference is itself no better than 1e-14.
 FLOORS = {
     ir.DataType.DOUBLE: 1e-12,
     ir.DataType.FLOAT: 1e-6,
     ir.DataType.FLOAT16: 8e-3,
     ir.DataType.BFLOAT16: 6e-2,
 }
+ROUNDOFFS = {
+    ir.DataType.DOUBLE: 2.0**-53,
+    ir.DataType.FLOAT: 2.0**-24,
+    ir.DataType.FLOAT16: 2.0**-11,
+    ir.DataType.BFLOAT16: 2.0**-8,
+}
 SLACK = 2.0
+MOST_BY_ROUNDING = 10.0  # times the floor
 FOLDED, UNFOLDED = "folded", "unfolded"
 
 
@@ -80,11 +87,22 @@ class Allowance:
     coarsest: ir.DataType
     tolerance: float | None = None
 
-    def bound(self, unfolded: float) -> float:
-        """Return the bound of a whole value where the unfolded file is off by `unfolded`."""
+    def bound(self, unfolded: float, rounding: float = 0.0) -> float:
+        """Return the bound of a whole value.
+
+        Args:
+            unfolded: How far the unfolded file is off.
+            rounding: How far it would be off if its numbers were rounded at random; see `Measure.look_at_rounding`.
+        """
         if self.tolerance is not None:
             return self.tolerance
-        return max(FLOORS[self.coarsest], SLACK * unfolded)
+        floor = FLOORS[self.coarsest]
+        return max(floor, SLACK * max(unfolded, min(rounding, MOST_BY_ROUNDING * floor)))
+
+    @property
+    def roundoff(self) -> float:
+        """The unit of roundoff of the coarsest type."""
+        return ROUNDOFFS[self.coarsest]
 
     @property
     def channel_floor(self) -> float:
@@ -98,6 +116,7 @@ class Measure:
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
         self._worst = {FOLDED: 0.0, UNFOLDED: 0.0}
+        self._rounding = 0.0
         self._channels: dict[int, Channels] = {}
 
     def look_at(self, which: str, got: Array, wanted: Array) -> None:
@@ -109,6 +128,16 @@ class Measure:
         if count not in self._channels:
             self._channels[count] = Channels(count, channels.SMALLEST[self._allowance.coarsest])
         self._channels[count].look_at(which, got, wanted)
+
+    def look_at_rounding(self, shaken: Array, wanted: Array) -> None:
+        """Take in what the source gives when its numbers are rounded at random, and the reference.
+
+        Where a difference of large numbers makes a small one, every implementation is off by more than the floor, and the one
+        that the unfolded file was run with may have been lucky. This says by how much, whatever the fold has done.
+        """
+        error = relative_error(shaken, wanted)
+        if np.isfinite(error):
+            self._rounding = max(self._rounding, error)
 
     @property
     def folded(self) -> float:
@@ -123,7 +152,7 @@ class Measure:
     @property
     def bound(self) -> float:
         """What the folded file may be off."""
-        return self._allowance.bound(self.unfolded)
+        return self._allowance.bound(self.unfolded, self._rounding)
 
     @property
     def excess(self) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from normserve_models.kernels import Array
 
 NARROW = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT}
+SHAKEN = {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # sums of many products, each of them rounded
 TYPE_ATTRIBUTES = {"to", "dtype"}  # of Cast, EyeLike, RandomNormal and the like
 
 
@@ -33,15 +34,25 @@ class NoReferenceError(Exception):
 
 
 class Reference:
-    """Evaluates one model in float64."""
+    """Evaluates one model in float64.
 
-    def __init__(self, model: ir.Model) -> None:
+    Args:
+        model: The model.
+        shake: Makes every constant and every result of the operators that `SHAKEN` names wrong by this share of itself, up or
+            down by chance: what a model answers whose numbers are rounded, in a way that no implementation has in common with
+            another. Parker, "Monte Carlo arithmetic" (1997).
+        seed: Of that chance.
+    """
+
+    def __init__(self, model: ir.Model, *, shake: float = 0.0, seed: int = 0) -> None:
         if model.functions:
             from onnx_ir.passes import common  # noqa: PLC0415 - for few files
 
             common.InlinePass()(model)
         self._graph = model.graph
         self._opsets = opsets(model)
+        self._shake = shake
+        self._chance = np.random.default_rng(seed)
         self._last = {value: node for node in model.graph for value in _reads(node)}
 
     def run(
@@ -75,6 +86,16 @@ class Reference:
         return {str(value.name): _get(value, held) for value in self._graph.outputs}
 
     def _run(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
+        if not self._shake or node.op_type not in SHAKEN:
+            return self._compute(node, held)
+        constants = {value: _get(value, held) for value in node.inputs if value is not None and value not in held}
+        rough = {value: self._shaken(array) for value, array in constants.items()}
+        return [self._shaken(array) for array in self._compute(node, {**held, **rough})]
+
+    def _shaken(self, array: Array) -> Array:
+        return array * (1 + self._shake * self._chance.choice((-1.0, 1.0), array.shape))
+
+    def _compute(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
         inputs = [None if value is None else _get(value, held) for value in node.inputs]
         kernel = KERNELS.get(node.op_type) if node.domain in OWN_DOMAINS else None
         plain = not any(value.name for value in node.outputs[1:])

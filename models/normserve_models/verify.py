@@ -33,7 +33,7 @@ Take = Callable[["InferenceSession"], "Iterable[Batch]"]
 See = Callable[[str, "Array"], None] | None
 
 ROUNDS = range(2)
-MORE_ROUNDS = range(2, 10)
+MORE_ROUNDS = range(10)
 TOGETHER = 16  # batches of samples, whose references are held at once
 
 
@@ -84,7 +84,7 @@ def prove(
         judge.look_at(partial(draw.given, samples=samples))
     if judge.misses():
         # The unfolded file may have been lucky: with few numbers in an output one draw says little about either.
-        judge.look_at(partial(draw.drawn, rounds=MORE_ROUNDS))
+        judge.look_at(partial(draw.drawn, rounds=MORE_ROUNDS), with_rounding=True)
     for miss in judge.misses():
         raise ProofError(miss + judge.layers.blame())
     return Proof(judge.errors(), judge.layers.errors())
@@ -106,18 +106,20 @@ class Judge:
         known = layers.names(model)
         allowance = Allowance(coarsest(model), tolerance)
         self._outputs = {str(value.name): Measure(allowance) for value in model.graph.outputs}
+        self._roundoff = allowance.roundoff
         del model  # as large as the file, and so is the next
         memory.make_room()
         with _folded_file_at_fault():
             self.layers = layers.Layers(layers.changed(graph.load(folded), known), allowance)
 
-    def look_at(self, take: Take, progress: Progress = None, *, with_layers: bool = False) -> None:
+    def look_at(self, take: Take, progress: Progress = None, *, with_layers: bool = False, with_rounding: bool = False) -> None:
         """Run both files and the reference on each batch; look at the layers on the first one.
 
         Args:
             take: Gives the batches, told the session that they are for.
             progress: As in `prove`.
             with_layers: Whether to look at the layers.
+            with_rounding: Whether to find out what rounding alone does to the source.
         """
         opened = self._session(UNFOLDED)
         batches = list(take(opened))
@@ -129,6 +131,8 @@ class Judge:
             wanted = self._references(some, progress, self.layers.see if with_layers else None)
             for which, answers in given.items():
                 self._compare(which, answers, wanted)
+            if with_rounding:
+                self._look_at_rounding(some, wanted)
             if with_layers:
                 self.layers.look_at(self._paths, some[0])
 
@@ -142,6 +146,13 @@ class Judge:
             reference.run(batch, _part(progress, number, len(batches)), None if number else see)
             for number, batch in enumerate(batches)
         ]
+
+    def _look_at_rounding(self, batches: Sequence[Batch], wanted: list[dict[str, Array]]) -> None:
+        shaken = Reference(graph.load(self._paths[UNFOLDED]), shake=self._roundoff)
+        for batch, reference in zip(batches, wanted, strict=True):
+            answers = shaken.run(batch)
+            for name, measure in self._outputs.items():
+                measure.look_at_rounding(answers[name], reference[name])
 
     def _compare(self, which: str, answers: list[list[Array]], wanted: list[dict[str, Array]]) -> None:
         for arrays, reference in zip(answers, wanted, strict=True):

@@ -108,7 +108,7 @@ def test_progress_goes_to_one(source) -> None:
 
 def test_a_folded_file_that_does_not_load(source, tmp_path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(ProofError, match="broken.onnx: not an ONNX file"):
+    with pytest.raises(ProofError, match=r"broken\.onnx: not an ONNX file"):
         verify.prove(source, tmp_path / "broken.onnx")
 
 
