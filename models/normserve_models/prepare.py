@@ -112,8 +112,19 @@ def fold_file(
     return report
 
 
-def _fold(source: Path, target: Path) -> Report:
-    """Write the folded file and begin its report; the model, which is as large, is let go when this is done."""
+def plan(source: Path) -> Report:
+    """Fold a file in memory; write nothing and prove nothing.
+
+    Raises:
+        SourceError: The file is no model that can be served.
+    """
+    report = _fold(source, None)
+    report.proof = "Nothing was written, and nothing proved"
+    return report
+
+
+def _fold(source: Path, target: Path | None) -> Report:
+    """Write the folded file, if a target is given, and begin its report; the model, which is as large, is let go then."""
     report = Report("", [])
     with _timed(report, "load"):
         model = graph.load(source)
@@ -121,6 +132,8 @@ def _fold(source: Path, target: Path) -> Report:
     try:
         with _timed(report, "fold"):
             report.norms = fold(model)
+        if target is None:
+            return report
         with _timed(report, "write"):
             _write(source, model, target, report)
     except Exception:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from normserve_models.draw import Batch
 
 SECONDS = 1.0
-FEWEST, MOST = 3, 1000
+FEWEST, MOST = 5, 1000
 
 
 def compare(source: Path, folded: Path) -> RunCost:
