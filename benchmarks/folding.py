@@ -32,9 +32,9 @@ import onnxruntime
 import typer
 from folding_tools import TOOLS
 from normserve_models import graph
+from normserve_models.measure import relative_error
 from normserve_models.reference import Reference
 from normserve_models.report import Report
-from normserve_models.verify import relative_error
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress

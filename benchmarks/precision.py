@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from normserve_models import graph, precision, verify
+from normserve_models import graph, precision, runtime
 from normserve_models.fold import fold
 from normserve_models.precision_proof import Emulation, prove_precision
 from normserve_models.zoo import build, digits_data
@@ -71,9 +71,9 @@ def accuracy(name: str, source: Path, converted: Path | None) -> str:
     if name != "digits":
         return ""
     images, labels = digits_data.held_out()
-    plain = verify.session(source)
-    runtime = plain if converted is None else Emulation(graph.load(converted), plain)
-    [logits] = runtime.run(["logits"], {"image": images})
+    plain = runtime.session(source)
+    opened = plain if converted is None else Emulation(graph.load(converted), plain)
+    [logits] = opened.run(["logits"], {"image": images})
     return f"{int(np.sum(logits.argmax(1) == labels))} of {len(labels)}"
 
 

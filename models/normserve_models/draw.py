@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from normserve_models.kernels import Array
 
 Batch = dict[str, "Array"]
+Agrees = Callable[[Batch, "Sequence[Array]"], bool]
 
 DTYPES: dict[str, Any] = {
     "tensor(float16)": np.float16,
@@ -45,44 +47,50 @@ class SamplesError(ValueError):
     """There is nothing to prove the model on; the message names the input, what was wanted and what came."""
 
 
-def drawn(session: InferenceSession, rounds: range) -> Iterator[Batch]:
+def drawn(session: InferenceSession, rounds: range, rows: int | None = None, agrees: Agrees | None = None) -> Iterator[Batch]:
     """Yield one batch a round: normal values in even rounds, uniform ones from 0 to 1, as images are, in odd ones.
 
     Args:
         session: The model that will be fed.
         rounds: The seeds.
+        rows: How many samples a batch holds where that is free; None for what a proof wants.
+        agrees: Tells of a batch and what the session answers whether they are fit to judge by; asked where a size is free.
 
     Raises:
         SamplesError: An input has a type that cannot be drawn, or no free size was found that the model accepts.
     """
-    size = _accepted_size(session)
+    size = _accepted_size(session, agrees)
     for seed in rounds:
-        yield _batch(session.get_inputs(), size, seed)
+        yield _batch(session.get_inputs(), size, seed, rows)
 
 
-def _accepted_size(session: InferenceSession) -> int:
+def _accepted_size(session: InferenceSession, agrees: Agrees | None) -> int:
     failure = ""
+    free = any(not isinstance(dim, int) for argument in session.get_inputs() for dim in argument.shape[1:])
     for size in FREE_SIZES:
+        batch = _batch(session.get_inputs(), size, seed=0)
         try:
-            session.run(None, _batch(session.get_inputs(), size, seed=0))
+            answers = session.run(None, batch)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
             failure = failure or runtime_reason(error)
-        else:
+            continue
+        if agrees is None or not free or agrees(batch, answers):
             return size
+        failure = failure or f"at a size of {size} onnxruntime does not do what ONNX says"
     raise SamplesError(f"the model accepts no inputs that were drawn, give samples: {failure}")
 
 
-def _batch(inputs: Sequence[NodeArg], size: int, seed: int) -> Batch:
+def _batch(inputs: Sequence[NodeArg], size: int, seed: int, rows: int | None = None) -> Batch:
     generator = np.random.default_rng(seed)
-    return {argument.name: _array(argument, size, generator, uniform=seed % 2 == 1) for argument in inputs}
+    return {argument.name: _array(argument, size, rows, generator, uniform=seed % 2 == 1) for argument in inputs}
 
 
-def _array(argument: NodeArg, size: int, generator: np.random.Generator, *, uniform: bool) -> Array:
+def _array(argument: NodeArg, size: int, rows: int | None, generator: np.random.Generator, *, uniform: bool) -> Array:
     dtype = DTYPES.get(argument.type)
     if dtype is None:
         raise SamplesError(f"input {argument.name!r} is of type {argument.type}, which cannot be drawn: give samples")
     inner = [dim if isinstance(dim, int) else size for dim in argument.shape[1:]]
-    rows = MANY_ROWS if np.prod(inner) < LARGE_ROW else 1
+    rows = rows or (MANY_ROWS if np.prod(inner) < LARGE_ROW else 1)
     shape = [dim if isinstance(dim, int) else rows for dim in argument.shape[:1]] + inner
     if np.dtype(dtype).kind in "fV":  # V: bfloat16
         return np.asarray(generator.random(shape) if uniform else generator.standard_normal(shape)).astype(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,20 @@ def _free_constants(model: ir.Model) -> None:
 def external_files(model: ir.Model) -> list[str]:
     """Return the names of the files that hold the model's external data, relative to the model's folder."""
     return stored.external_files(model)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy an ONNX file as it is, byte for byte, with its external data.
+
+    Raises:
+        SourceError: The source cannot be read.
+        OSError: The copy cannot be written.
+    """
+    for name in external_files(load(source)):
+        beside = target.parent / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, beside)
+    shutil.copyfile(source, target)
 
 
 def save(model: ir.Model, path: Path, data_name: str) -> None:

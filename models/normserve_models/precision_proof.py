@@ -12,8 +12,6 @@ load a file of bfloat16, be it for an Add.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +19,19 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from normserve_models import draw, graph, precision, value_types, verify
+from normserve_models import draw, graph, precision, runtime, value_types, verify
 from normserve_models.constants import FLOATS, rounded
+from normserve_models.measure import FOLDED, UNFOLDED, Allowance, Measure, finite
 from normserve_models.reference import Reference, widened
+from normserve_models.report import OutputError
+from normserve_models.runtime import ProofError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from normserve_models.draw import Batch
     from normserve_models.kernels import Array
-    from normserve_models.report import OutputError
+    from normserve_models.verify import Progress
 
 PROOFS = {
     ir.DataType.FLOAT16: "emulated: each result rounded to float16; and run by onnxruntime on the CPU",
@@ -68,21 +69,22 @@ def prove_precision(
         SamplesError: The samples do not fit, or no inputs can be drawn.
         NoReferenceError: The source holds an operator that has no float64 reference.
     """
-    plain = verify.session(source)
+    plain = runtime.session(source)
+    allowance = Allowance(dtype, tolerance)
     with tempfile.TemporaryDirectory() as directory:
         twin = _unfolded(source, dtype, Path(directory))
         pairs = zip(_runtimes(twin, dtype, plain), _runtimes(converted, dtype, plain), strict=True)
-        reference = _Shared(graph.load(source))
-        judges = [verify.Judge(before, after, reference, dtype, tolerance) for before, after in pairs]
-        _look_at(judges, draw.drawn(plain, verify.ROUNDS), progress)
+        judges = [_Judge(before, after, allowance) for before, after in pairs]
+        reference = Reference(graph.load(source))
+        _look_at(judges, reference, draw.drawn(plain, verify.ROUNDS), progress)
         if samples is not None:
-            _look_at(judges, draw.given(plain, samples))
-        if any(_miss(judge, dtype) for judge in judges):
-            _look_at(judges, draw.drawn(plain, verify.MORE_ROUNDS))
+            _look_at(judges, reference, draw.given(plain, samples))
+        if any(judge.miss(dtype) for judge in judges):
+            _look_at(judges, reference, draw.drawn(plain, verify.MORE_ROUNDS))
     for judge in judges:
-        if miss := _miss(judge, dtype):
-            raise verify.ProofError(miss)
-    return _errors(judges[0], dtype)
+        if miss := judge.miss(dtype):
+            raise ProofError(miss)
+    return judges[0].errors()
 
 
 def _unfolded(source: Path, dtype: ir.DataType, directory: Path) -> Path:
@@ -99,33 +101,49 @@ def _unfolded(source: Path, dtype: ir.DataType, directory: Path) -> Path:
 def _runtimes(path: Path, dtype: ir.DataType, plain: Any) -> list[Any]:
     try:
         emulation = Emulation(graph.load(path), plain)
-        return [emulation] if dtype is ir.DataType.BFLOAT16 else [emulation, verify.session(path)]
+        return [emulation] if dtype is ir.DataType.BFLOAT16 else [emulation, runtime.session(path)]
     except graph.SourceError as error:
-        raise verify.ProofError(str(error)) from error
+        raise ProofError(str(error)) from error
 
 
-def _look_at(judges: list[verify.Judge], batches: Iterable[Batch], progress: Callable[[float], None] | None = None) -> None:
+def _look_at(judges: list[_Judge], reference: Reference, batches: Iterable[Batch], progress: Progress = None) -> None:
     for number, batch in enumerate(batches):
-        report = None if progress is None else partial(_report, progress, number / len(verify.ROUNDS))
+        wanted = reference.run(batch, verify.part(progress, number, len(verify.ROUNDS)))
         for judge in judges:
-            judge.look_at([batch], report)
+            judge.look_at(batch, wanted)
 
 
-def _report(progress: Callable[[float], None], done: float, share: float) -> None:
-    progress(min(1.0, done + share))
+class _Judge:
+    """Holds how far both files are off, run in one way."""
 
+    def __init__(self, before: Any, after: Any, allowance: Allowance) -> None:
+        self._runtimes = {UNFOLDED: before, FOLDED: after}
+        self._outputs = {output.name: Measure(allowance) for output in before.get_outputs()}
 
-class _Shared(Reference):
-    """Evaluates a batch once, however many judges ask for it in a row."""
+    def look_at(self, batch: Batch, wanted: Mapping[str, Array]) -> None:
+        names = list(self._outputs)
+        for which, opened in self._runtimes.items():
+            for name, got in zip(names, runtime.run(opened, names, batch), strict=True):
+                self._outputs[name].look_at(which, got, wanted[name])
 
-    _asked: Mapping[str, Array] | None = None
-    _found: dict[str, Array]
+    def errors(self) -> list[OutputError]:
+        return [
+            OutputError(name, *map(finite, (measure.folded, measure.unfolded, measure.bound)))
+            for name, measure in self._outputs.items()
+        ]
 
-    def run(self, inputs: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> dict[str, Array]:
-        if inputs is not self._asked:
-            self._found = super().run(inputs, progress)
-            self._asked = inputs
-        return self._found
+    def miss(self, dtype: ir.DataType) -> str | None:
+        kind = dtype.name.lower()
+        for name, measure in self._outputs.items():
+            if not np.isfinite(measure.folded):
+                largest = float(ml_dtypes.finfo(dtype.numpy()).max)  # type: ignore[no-untyped-call] # untyped upstream
+                return (
+                    f"output {name!r} is not finite in {kind} where it is in float64: "
+                    f"a value on the way is larger than {kind}'s largest, {largest:.6g}"
+                )
+            for miss in measure.misses():
+                return f"in {kind}, output {name!r}{miss}"
+        return None
 
 
 class Emulation:
@@ -159,30 +177,3 @@ class _Rounding(Reference):
 def _rounded(array: Array, dtype: ir.DataType | None) -> Array:
     is_float = isinstance(array, np.ndarray) and array.dtype == np.float64
     return np.asarray(widened(rounded(array, dtype))) if is_float and dtype in FLOATS else array
-
-
-def _errors(judge: verify.Judge, dtype: ir.DataType) -> list[OutputError]:
-    """Return the figures; where the unfolded file overflows, the floor alone is the bound."""
-    floor = verify.FLOORS[dtype]
-    return [replace(error, bound=floor) if error.bound is None else error for error in judge.errors()]
-
-
-def _miss(judge: verify.Judge, dtype: ir.DataType) -> str | None:
-    name = dtype.name.lower()
-    for error in _errors(judge, dtype):
-        if error.folded is None:
-            largest = float(ml_dtypes.finfo(dtype.numpy()).max)  # type: ignore[no-untyped-call] # untyped upstream
-            return (
-                f"output {error.name!r} is not finite in {name} where it is in float64: "
-                f"a value on the way is larger than {name}'s largest, {largest:.6g}"
-            )
-        if error.bound is not None and error.folded > error.bound:
-            return (
-                f"output {error.name!r}: in {name} the folded file is off by {error.folded:.3g}, "
-                f"the unfolded one by {_figure(error.unfolded)}, allowed is {error.bound:.3g}"
-            )
-    return next((f"in {name}, {miss}" for miss in judge.misses()), None)
-
-
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3g}"

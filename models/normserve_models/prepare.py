@@ -9,9 +9,7 @@ stderr says why. SIGTERM ends it with 143, and it leaves nothing behind.
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from normserve_models import atomic, graph, verify
+from normserve_models import atomic, graph, memory, runtime, timing, verify
 from normserve_models.draw import SamplesError
 from normserve_models.fold import fold
 from normserve_models.reference import NoReferenceError
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
     from normserve_models.kernels import Array
 
-WRONG = (verify.ProofError, NoReferenceError)
+WRONG = (runtime.ProofError, NoReferenceError)
 BAD_INPUT = (graph.SourceError, SamplesError, OSError)
 
 
@@ -43,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="the model as it stands in the repository")
     parser.add_argument("out", type=Path, help="the directory to make")
     options = parser.parse_args(arguments)
+    memory.settle()
     try:
         prepare(options.source, options.out)
     except WRONG as error:
@@ -77,6 +76,7 @@ def fold_file(
     tolerance: float | None = None,
     samples: Mapping[str, Array] | None = None,
     progress: Callable[[float], None] | None = None,
+    measure: bool = False,
 ) -> Report:
     """Fold a file and prove the result.
 
@@ -88,6 +88,7 @@ def fold_file(
         tolerance: As in `verify.prove`.
         samples: As in `verify.prove`.
         progress: Called with the share of the proof that is done, 0 to 1.
+        measure: Time runs of both files, too.
 
     Returns:
         The report.
@@ -95,28 +96,50 @@ def fold_file(
     Raises:
         ProofError, NoReferenceError, SourceError, SamplesError, OSError: As in `prepare` and `verify.prove`.
     """
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "load"):
+    report = _fold(source, target)
+    if not report.folded:
+        report.proof = "Nothing was changed, so there was nothing to prove"
+        return report
+    memory.make_room()
+    _require_valid(source, target)
+    with _timed(report, "proof"), _naming(source):
+        proof = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress)
+    report.errors, report.layers = proof.outputs, proof.layers
+    report.proof = _proof(proof.narrow, with_samples=samples is not None)
+    if measure:
+        with _timed(report, "measure"):
+            report.run = timing.compare(source, target)
+    return report
+
+
+def plan(source: Path) -> Report:
+    """Fold a file in memory; write nothing and prove nothing.
+
+    Raises:
+        SourceError: The file is no model that can be served.
+    """
+    report = _fold(source, None)
+    report.proof = "Nothing was written, and nothing proved"
+    return report
+
+
+def _fold(source: Path, target: Path | None) -> Report:
+    """Write the folded file, if a target is given, and begin its report; the model, which is as large, is let go then."""
+    report = Report("", [])
+    with _timed(report, "load"):
         model = graph.load(source)
-        report = Report(_sha256(source), [], seconds=seconds)
+        report.source_sha256 = _sha256(source)
     try:
-        with _timed(seconds, "fold"):
+        with _timed(report, "fold"):
             report.norms = fold(model)
-        with _timed(seconds, "write"):
+        if target is None:
+            return report
+        with _timed(report, "write"):
             _write(source, model, target, report)
     except Exception:
         with _naming(source):
             verify.require_runs(source)  # a graph that is not sound breaks anything: then this says so, in one line
         raise
-    if not report.folded:
-        report.proof = "Nothing was changed, so there was nothing to prove"
-        return report
-    del model
-    gc.collect()  # a graph refers to itself, and so do its new weights: the proof needs their room
-    narrow: set[str] = set()
-    with _timed(seconds, "proof"), _naming(source):
-        report.errors = verify.prove(source, target, tolerance=tolerance, samples=samples, progress=progress, narrow=narrow)
-    report.proof = _proof(narrow, with_samples=samples is not None)
     return report
 
 
@@ -126,30 +149,21 @@ def _proof(narrow: set[str], *, with_samples: bool) -> str:
 
 
 def _write(source: Path, model: ir.Model, target: Path, report: Report) -> None:
-    if report.folded:
-        try:
-            graph.save(model, target, f"{target.name}.data")
-        except ir.serde.SerdeError as error:  # a string that is no UTF-8, say, which reading lets through
-            raise graph.SourceError(f"{source}: not a valid ONNX graph: {error.__cause__ or error}") from error
-        _require_valid(source, target)
-    else:
-        verify.session(source)
-        _copy(source, target)
+    if not report.folded:
+        runtime.session(source)
+        graph.copy(source, target)
+        return
+    try:
+        graph.save(model, target, f"{target.name}.data")
+    except ir.serde.SerdeError as error:  # a string that is no UTF-8, say, which reading lets through
+        raise graph.SourceError(f"{source}: not a valid ONNX graph: {error.__cause__ or error}") from error
 
 
 def _require_valid(source: Path, target: Path) -> None:
     # onnxruntime runs files that onnx.checker refuses: those are not worse for having been folded.
     found = graph.complaint(target)
     if found is not None and graph.complaint(source) is None:
-        raise verify.ProofError(f"onnx.checker refuses the folded file: {found}")
-
-
-def _copy(source: Path, target: Path) -> None:
-    for name in graph.external_files(graph.load(source)):
-        beside = target.parent / name
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.parent / name, beside)
-    shutil.copyfile(source, target)
+        raise runtime.ProofError(f"onnx.checker refuses the folded file: {found}")
 
 
 def _sha256(path: Path) -> str:
@@ -158,10 +172,10 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+def _timed(report: Report, step: str) -> Iterator[None]:
     started = time.monotonic()
     yield
-    seconds[step] = round(time.monotonic() - started, 4)
+    report.seconds[step] = round(time.monotonic() - started, 4)
 
 
 @contextmanager

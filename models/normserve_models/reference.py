@@ -8,13 +8,13 @@ use, so that the memory is that of the widest place of the model.
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from normserve_models.constants import FLOATS
 from normserve_models.graph import OWN_DOMAINS, opsets
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from normserve_models.kernels import Array
 
 NARROW = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT}
+SHAKEN = {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # sums of many products, each of them rounded
 TYPE_ATTRIBUTES = {"to", "dtype"}  # of Cast, EyeLike, RandomNormal and the like
 
 
@@ -34,9 +35,17 @@ class NoReferenceError(Exception):
 
 
 class Reference:
-    """Evaluates one model in float64."""
+    """Evaluates one model in float64.
 
-    def __init__(self, model: ir.Model) -> None:
+    Args:
+        model: The model.
+        shake: Makes every constant and every result of the operators that `SHAKEN` names wrong by this share of itself, up or
+            down by chance: what a model answers whose numbers are rounded, in a way that no implementation has in common with
+            another. Parker, "Monte Carlo arithmetic" (1997).
+        seed: Of that chance.
+    """
+
+    def __init__(self, model: ir.Model, *, shake: float = 0.0, seed: int = 0) -> None:
         if model.functions:
             from onnx_ir.passes import common  # noqa: PLC0415 - for few files
 
@@ -44,23 +53,43 @@ class Reference:
         self.narrow: set[str] = set()  # operators that were run in float32, for want of a float64 reference
         self._graph = model.graph
         self._opsets = opsets(model)
+        self._shake = shake
+        self._chance = np.random.default_rng(seed)
         self._last = {value: node for node in model.graph for value in _reads(node)}
 
-    def run(self, inputs: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        progress: Callable[[float], None] | None = None,
+        see: Callable[[str, Array], None] | None = None,
+    ) -> dict[str, Array]:
         """Return the outputs for `inputs`.
 
         Args:
             inputs: By name; float arrays are widened.
             progress: Called with the share done, 0 to 1, after each node.
+            see: Called with the name and the content of each value of the main graph that a node gives, as it is computed.
 
         Raises:
             NoReferenceError: An operator is not known, or fails on these inputs.
         """
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # infinities and NaN are answers like others
+            warnings.simplefilter("ignore")
+            return self._evaluate(inputs, progress, see)
+
+    def _evaluate(
+        self,
+        inputs: Mapping[str, Array],
+        progress: Callable[[float], None] | None,
+        see: Callable[[str, Array], None] | None,
+    ) -> dict[str, Array]:
         held = {value: widened(inputs[str(value.name)]) for value in self._graph.inputs if value.name in inputs}
         outputs = set(self._graph.outputs)
         for number, node in enumerate(self._graph, start=1):
-            with np.errstate(all="ignore"):  # infinities and NaN are answers like others
-                held.update(zip(node.outputs, self._run(node, held), strict=False))
+            results = dict(zip(node.outputs, self._run(node, held), strict=False))
+            held.update(results)
+            if see is not None:
+                _show(results, see)
             for value in {value for value in _reads(node) if self._last[value] is node} - outputs:
                 held.pop(value, None)
             if progress is not None:
@@ -68,6 +97,16 @@ class Reference:
         return {str(value.name): _get(value, held) for value in self._graph.outputs}
 
     def _run(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
+        if not self._shake or node.op_type not in SHAKEN:
+            return self._compute(node, held)
+        constants = {value: _get(value, held) for value in node.inputs if value is not None and value not in held}
+        rough = {value: self._shaken(array) for value, array in constants.items()}
+        return [self._shaken(array) for array in self._compute(node, {**held, **rough})]
+
+    def _shaken(self, array: Array) -> Array:
+        return array * (1 + self._shake * self._chance.choice((-1.0, 1.0), array.shape))
+
+    def _compute(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
         inputs = [None if value is None else _get(value, held) for value in node.inputs]
         kernel = KERNELS.get(node.op_type) if node.domain in OWN_DOMAINS else None
         plain = not any(value.name for value in node.outputs[1:])
@@ -92,6 +131,8 @@ class Reference:
             return None
 
     def _by_onnx(self, node: ir.Node, held: dict[ir.Value, Array]) -> list[Array]:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - memory that the sessions before can do without
+
         proto = widen(ir.to_proto(node))
         feeds = {str(value.name): _get(value, held) for value in _reads(node) if _known(value, held)}
         outputs = [str(value.name) for value in node.outputs if value.name]
@@ -103,6 +144,11 @@ class Reference:
         )
         found = dict(zip(outputs, ReferenceEvaluator(graph, opsets=self._opsets).run(None, feeds), strict=True))
         return [widened(found[str(value.name)]) if value.name else np.zeros(0) for value in node.outputs]
+
+
+def _show(results: Mapping[ir.Value, Array], see: Callable[[str, Array], None]) -> None:
+    for value, array in results.items():
+        see(str(value.name), array)
 
 
 def widened(value: Any) -> Any:

@@ -77,6 +77,42 @@ class OutputError:
 
 
 @dataclass
+class LayerError:
+    """How far a layer that the fold has changed is from float64, on one batch; measured as for an output.
+
+    Attributes:
+        name: The node of the folded file, or the value where the node has no name.
+        value: What was compared: an output of that node, which has its name in both files.
+        folded: The error of the folded file; None where it is not finite.
+        unfolded: The error of the source.
+    """
+
+    name: str
+    value: str
+    folded: float | None
+    unfolded: float | None
+
+
+@dataclass
+class RunCost:
+    """What a run of one sample costs in onnxruntime on the CPU, both files in turn in one process.
+
+    Attributes:
+        unfolded_ms: Milliseconds, the median of the source.
+        folded_ms: Milliseconds, the median of the folded file.
+        ratio: folded_ms / unfolded_ms.
+        runs: How many runs of each were timed.
+        threads: Threads within one operator.
+    """
+
+    unfolded_ms: float
+    folded_ms: float
+    ratio: float
+    runs: int
+    threads: int
+
+
+@dataclass
 class Report:
     """The whole story of one file.
 
@@ -84,6 +120,9 @@ class Report:
         source_sha256: The hash of the ONNX file that went in, without its external data.
         norms: One entry a batch norm, in the order of the graph.
         errors: One entry an output; empty where there was nothing to prove.
+        layers: One entry a layer that the fold has changed, in the order of the graph; empty where onnxruntime does not run
+            the files node by node.
+        run: What a run costs before and after; None where that was not measured.
         proof: What was proved and on what, in a sentence.
         seconds: How long each step took.
         engine: The version of normserve.
@@ -93,6 +132,8 @@ class Report:
     source_sha256: str
     norms: list[Norm]
     errors: list[OutputError] = field(default_factory=list)
+    layers: list[LayerError] = field(default_factory=list)
+    run: RunCost | None = None
     proof: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     engine: str = field(default_factory=engine_version)
@@ -127,6 +168,8 @@ class Report:
             source_sha256=data["source_sha256"],
             norms=[_norm(norm) for norm in data["norms"]],
             errors=[OutputError(**error) for error in data["errors"]],
+            layers=[LayerError(**error) for error in data["layers"]],
+            run=None if data["run"] is None else RunCost(**data["run"]),
             proof=data["proof"],
             seconds=data["seconds"],
             engine=data["engine"],

@@ -14,8 +14,8 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from normserve_models.fold import fold
+from normserve_models.measure import FLOORS, relative_error
 from normserve_models.reference import Reference
-from normserve_models.verify import FLOORS, relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

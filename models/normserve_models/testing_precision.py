@@ -13,8 +13,8 @@ import onnxruntime
 from onnx import numpy_helper
 
 from normserve_models import precision
+from normserve_models.measure import relative_error
 from normserve_models.testing import draw_inputs
-from normserve_models.verify import relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,74 +1,57 @@
 """The proof of a fold: both files as onnxruntime runs them, judged against the source in float64.
 
-The error of an output is max |y - r| / max |r| over a batch, r being the reference; of several batches the largest
-counts. The folded file may be off by at most twice what the unfolded file is off, or by a floor that is the unit
-roundoff of the coarsest float type in the file times a small factor, whichever is more. Comparing with float32 instead
-would blame the fold for the errors of what it is compared with. Where an output has an axis of channels, axis 1, each channel
-is judged by itself too, against a wider bound that `channels` tells.
+`measure` tells what is measured and what is allowed. What is judged are the outputs of the files as they will be served.
+Beside them each layer that the fold has changed is measured, on the first batch: so that a fold that fails its proof can be
+told where. The reference and the two sessions are never held at once: each needs as much memory as the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 
-from normserve_models import channels, draw, graph
-from normserve_models.channels import Channels
-from normserve_models.reference import Reference, widened
-from normserve_models.report import OutputError
+from normserve_models import draw, graph, layers, memory, runtime
+from normserve_models.measure import FOLDED, UNFOLDED, Allowance, Measure, coarsest, finite, relative_error
+from normserve_models.reference import Reference
+from normserve_models.report import LayerError, OutputError
+from normserve_models.runtime import ProofError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from normserve_models.channels import Miss
+    from onnxruntime import InferenceSession
+
     from normserve_models.draw import Batch
     from normserve_models.kernels import Array
 
-# About 16 units of roundoff (2^-53, 2^-24, 2^-11, 2^-8); for double the reference is itself no better than 1e-14.
-FLOORS = {
-    ir.DataType.DOUBLE: 1e-12,
-    ir.DataType.FLOAT: 1e-6,
-    ir.DataType.FLOAT16: 8e-3,
-    ir.DataType.BFLOAT16: 6e-2,
-}
-SLACK = 2.0
+Progress = Callable[[float], None] | None
+Take = Callable[["InferenceSession"], "Iterable[Batch]"]
+See = Callable[[str, "Array"], None] | None
+
 ROUNDS = range(2)
-MORE_ROUNDS = range(2, 10)
+MORE_ROUNDS = range(10)
+TOGETHER = 16  # batches of samples, whose references are held at once
 
 
-class ProofError(Exception):
-    """The folded file is not as exact as it has to be; the message names the output or its channel, and both figures."""
+@dataclass(frozen=True)
+class Proof:
+    """What a proof has measured.
 
-
-def session(path: Path, *, exact_training: bool = False) -> onnxruntime.InferenceSession:
-    """Open a model on the CPU, as it will be served.
-
-    Args:
-        path: The model.
-        exact_training: Switch off an optimiser that makes a batch norm in training mode wrong where two of its
-            parameters are equal: onnxruntime shares the constants, and the kernel then overwrites both.
-
-    Raises:
-        SourceError: onnxruntime cannot load it.
+    Attributes:
+        outputs: An entry an output.
+        layers: An entry a layer that the fold has changed, in the order of the graph.
+        narrow: The operators whose reference is float32, because none is there in float64.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what matters comes as an exception; a fallback would print and try the same again
-    disabled = ["ConstantSharing"] if exact_training else []
-    try:
-        return onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
-        )
-    except Exception as error:
-        raise graph.SourceError(f"{path}: onnxruntime cannot load it: {graph.runtime_reason(error)}") from error
 
-
-def require_runs(path: Path) -> None:
-    """Raise SourceError or SamplesError where onnxruntime cannot load a model, or run it on any input."""
-    next(draw.drawn(session(path), ROUNDS))
+    outputs: list[OutputError]
+    layers: list[LayerError]
+    narrow: set[str]
 
 
 def prove(
@@ -77,173 +60,147 @@ def prove(
     *,
     tolerance: float | None = None,
     samples: Mapping[str, Array] | None = None,
-    progress: Callable[[float], None] | None = None,
-    narrow: set[str] | None = None,
-) -> list[OutputError]:
+    progress: Progress = None,
+) -> Proof:
     """Compare the folded file with its source, both against float64.
 
     Args:
         source: The file as it was.
-        folded: The file as it is to be served.
-        tolerance: The largest relative error allowed, in place of the bound above. The bound of a channel is widened
+        folded: The file as it is to be served. Copies of both files are made for a while in its directory.
+        tolerance: The largest relative error allowed, in place of the bound of `measure`. The bound of a channel is widened
             to it, but never narrowed.
         samples: An array for each input, by name, to prove on beside the drawn ones.
         progress: Called with the share done, 0 to 1.
-        narrow: Takes the operators whose reference is float32, because none is there in float64.
 
     Returns:
-        The errors, an entry an output.
+        The errors of the outputs and of the layers.
 
     Raises:
-        ProofError: An output, or a channel of one, is off by more than its bound, or the folded file does not run.
+        ProofError: An output, or a channel of one, is off by more than its bound, or the folded file does not run. The
+            message names the layer where that begins.
         SourceError: onnxruntime cannot load the source.
         SamplesError: The samples do not fit, or no inputs can be drawn.
         NoReferenceError: The source holds an operator that has no reference.
     """
-    model = graph.load(source)
-    exact = any(node.attributes.get_int("training_mode", 0) for node in graph.batch_norms(model))
-    before = session(source, exact_training=exact)
-    after = _folded_session(folded, exact=exact)
-    reference = Reference(model)
-    judge = Judge(before, after, reference, _coarsest(model), tolerance)
-    judge.look_at(draw.drawn(before, ROUNDS), progress)
+    judge = Judge(source, folded, tolerance)
+    judge.look_at(partial(draw.drawn, rounds=ROUNDS, agrees=judge.agrees), progress, with_layers=True)
     if samples is not None:
-        judge.look_at(draw.given(before, samples))
+        judge.look_at(partial(draw.given, samples=samples))
     if judge.misses():
         # The unfolded file may have been lucky: with few numbers in an output one draw says little about either.
-        judge.look_at(draw.drawn(before, MORE_ROUNDS))
-    if narrow is not None:
-        narrow.update(reference.narrow)
+        judge.look_at(partial(draw.drawn, rounds=MORE_ROUNDS, agrees=judge.agrees), with_rounding=True)
     for miss in judge.misses():
-        raise ProofError(miss)
-    return judge.errors()
+        raise ProofError(miss + judge.layers.blame())
+    return Proof(judge.errors(), judge.layers.errors(), judge.narrow)
 
 
-def _folded_session(folded: Path, *, exact: bool) -> onnxruntime.InferenceSession:
-    try:
-        return session(folded, exact_training=exact)
-    except graph.SourceError as error:
-        raise ProofError(str(error)) from error
+def require_runs(path: Path) -> None:
+    """Raise SourceError or SamplesError where onnxruntime cannot load a model, or run it on any input."""
+    next(draw.drawn(runtime.session(path), ROUNDS))
 
 
 class Judge:
-    """Holds the largest error of each output, of both files."""
+    """Holds the largest error of each output and of each layer, of both files.
 
-    def __init__(
-        self,
-        before: onnxruntime.InferenceSession,
-        after: onnxruntime.InferenceSession,
-        reference: Reference,
-        coarsest: ir.DataType,
-        tolerance: float | None,
-    ) -> None:
-        self._sessions = {"unfolded": before, "folded": after}
-        self._reference = reference
-        self._coarsest = coarsest
-        self._tolerance = tolerance
-        self._names = [output.name for output in before.get_outputs()]
-        self._channels: dict[tuple[str, int], Channels] = {}
-        self._worst = {which: dict.fromkeys(self._names, 0.0) for which in self._sessions}
+    Args:
+        source: As in `prove`.
+        folded: As in `prove`.
+        tolerance: As in `prove`.
+    """
 
-    def look_at(self, batches: Iterable[Batch], progress: Callable[[float], None] | None = None) -> None:
-        """Run both files and the reference on each batch."""
-        for number, batch in enumerate(batches):
-            report = _part(progress, number, len(ROUNDS))
-            wanted = self._reference.run(batch, report)
-            for which, runtime in self._sessions.items():
-                worst = self._worst[which]
-                for name, got in zip(self._names, _run(runtime, self._names, batch), strict=True):
-                    worst[name] = max(worst[name], relative_error(got, wanted[name]))
-                    self._look_at_channels(which, name, got, wanted[name])
+    def __init__(self, source: Path, folded: Path, tolerance: float | None) -> None:
+        self.narrow: set[str] = set()
+        self._paths = {UNFOLDED: source, FOLDED: folded}
+        model = graph.load(source)
+        self._exact = any(node.attributes.get_int("training_mode", 0) for node in graph.batch_norms(model))
+        known = layers.names(model)
+        allowance = Allowance(coarsest(model), tolerance)
+        self._outputs = {str(value.name): Measure(allowance) for value in model.graph.outputs}
+        self._roundoff = allowance.roundoff
+        del model  # as large as the file, and so is the next
+        memory.make_room()
+        with _folded_file_at_fault():
+            self.layers = layers.Layers(layers.changed(graph.load(folded), known), allowance)
 
-    def _look_at_channels(self, which: str, name: str, got: Array, wanted: Array) -> None:
-        if not channels.has_channels(wanted) or got.shape != wanted.shape:
-            return  # another shape is an infinite error of the whole output
-        key = name, wanted.shape[channels.CHANNEL_AXIS]  # which a user's samples may have in another size
-        if key not in self._channels:
-            self._channels[key] = Channels(key[1], channels.SMALLEST[self._coarsest])
-        self._channels[key].look_at(which, got, wanted)
+    def look_at(self, take: Take, progress: Progress = None, *, with_layers: bool = False, with_rounding: bool = False) -> None:
+        """Run both files and the reference on each batch; look at the layers on the first one.
+
+        Args:
+            take: Gives the batches, told the session that they are for.
+            progress: As in `prove`.
+            with_layers: Whether to look at the layers.
+            with_rounding: Whether to find out what rounding alone does to the source.
+        """
+        opened = self._session(UNFOLDED)
+        batches = list(take(opened))
+        for start in range(0, len(batches), TOGETHER):
+            some = batches[start : start + TOGETHER]
+            given = {UNFOLDED: self._answers(opened or self._session(UNFOLDED), some)}
+            opened = None  # before the next one opens
+            given[FOLDED] = self._answers(self._session(FOLDED), some)
+            wanted = self._references(some, progress, self.layers.see if with_layers else None)
+            for which, answers in given.items():
+                self._compare(which, answers, wanted)
+            if with_rounding:
+                self._look_at_rounding(some, wanted)
+            if with_layers:
+                self.layers.look_at(self._paths, some[0])
+
+    def agrees(self, batch: Batch, answers: Sequence[Array]) -> bool:
+        """Tell whether the reference has numbers where the unfolded file has: pools differ in what they leave of little."""
+        [wanted] = self._references([batch], None, None)
+        return all(np.isfinite(relative_error(got, wanted[name])) for name, got in zip(self._outputs, answers, strict=True))
+
+    def _answers(self, opened: InferenceSession, batches: Sequence[Batch]) -> list[list[Array]]:
+        return [runtime.run(opened, list(self._outputs), batch) for batch in batches]
+
+    def _references(self, batches: Sequence[Batch], progress: Progress, see: See) -> list[dict[str, Array]]:
+        memory.make_room()
+        reference = Reference(graph.load(self._paths[UNFOLDED]))
+        found = [
+            reference.run(batch, part(progress, number, len(batches)), None if number else see)
+            for number, batch in enumerate(batches)
+        ]
+        self.narrow |= reference.narrow
+        return found
+
+    def _look_at_rounding(self, batches: Sequence[Batch], wanted: list[dict[str, Array]]) -> None:
+        shaken = Reference(graph.load(self._paths[UNFOLDED]), shake=self._roundoff)
+        for batch, reference in zip(batches, wanted, strict=True):
+            answers = shaken.run(batch)
+            for name, measure in self._outputs.items():
+                measure.look_at_rounding(answers[name], reference[name])
+
+    def _compare(self, which: str, answers: list[list[Array]], wanted: list[dict[str, Array]]) -> None:
+        for arrays, reference in zip(answers, wanted, strict=True):
+            for (name, measure), got in zip(self._outputs.items(), arrays, strict=True):
+                measure.look_at(which, got, reference[name])
+
+    def _session(self, which: str) -> InferenceSession:
+        with _folded_file_at_fault() if which == FOLDED else nullcontext():
+            return runtime.session(self._paths[which], exact_training=self._exact)
 
     def errors(self) -> list[OutputError]:
-        """Return the figures, finite ones only."""
+        """Return the figures of the outputs, finite ones only."""
         return [
-            OutputError(name, *map(_finite, (self._worst["folded"][name], self._worst["unfolded"][name], self._bound(name))))
-            for name in self._names
+            OutputError(name, *map(finite, (measure.folded, measure.unfolded, measure.bound)))
+            for name, measure in self._outputs.items()
         ]
 
     def misses(self) -> list[str]:
         """Say of each output and of each channel that is off by more than its bound by how much it is."""
-        outputs = [error for error in self.errors() if self._worst["folded"][error.name] > self._bound(error.name)]
-        return [
-            *(_miss(f"output {error.name!r}", error) for error in outputs),
-            *(
-                _miss(f"output {name!r}, channel {miss.channel}", miss)
-                for (name, _), held in self._channels.items()
-                for miss in held.misses(self._channel_floor())
-            ),
-        ]
-
-    def _channel_floor(self) -> float:
-        return max(channels.FLOORS[self._coarsest], self._tolerance or 0.0)
-
-    def _bound(self, name: str) -> float:
-        if self._tolerance is not None:
-            return self._tolerance
-        return max(FLOORS[self._coarsest], SLACK * self._worst["unfolded"][name])
+        found = ((name, measure.misses()) for name, measure in self._outputs.items())
+        return [f"output {name!r}{miss}" for name, misses in found for miss in misses]
 
 
-def _run(runtime: onnxruntime.InferenceSession, names: list[str], batch: Batch) -> Iterator[Array]:
-    try:
-        yield from runtime.run(names, batch)
-    except Exception as error:
-        raise ProofError(f"onnxruntime cannot run the model: {graph.runtime_reason(error)}") from error
-
-
-def _part(progress: Callable[[float], None] | None, number: int, parts: int) -> Callable[[float], None] | None:
+def part(progress: Progress, number: int, parts: int) -> Progress:
+    """Return what reports the progress of one of several parts as that of the whole."""
     return None if progress is None else lambda share: progress(min(1.0, (number + share) / parts))
 
 
-def relative_error(got: Array, wanted: Array) -> float:
-    """Return max |got - wanted| / max |wanted|, or for other types than floats the share of elements that differ.
-
-    Args:
-        got: What came, of any type.
-        wanted: The reference, float64 or the same type, of the same shape.
-
-    Returns:
-        At least 0; infinite where shapes differ or where infinities and NaN are not in the same places.
-    """
-    if np.shape(got) != np.shape(wanted):
-        return float("inf")
-    if wanted.dtype != np.float64:
-        return float(np.mean(got != wanted)) if wanted.size else 0.0
-    finite = np.isfinite(wanted)
-    got = widened(got)
-    if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True):
-        return float("inf")
-    difference = np.abs(got[finite] - wanted[finite]).max(initial=0.0)
-    scale = np.abs(wanted[finite]).max(initial=0.0)
-    if np.isnan(difference):
-        return float("inf")
-    return float(difference / scale) if scale else float(difference)
-
-
-def _coarsest(model: ir.Model) -> ir.DataType:
-    values = (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values())
-    kinds = [value.dtype for value in values if value.dtype in FLOORS]
-    return max(kinds, key=FLOORS.__getitem__, default=ir.DataType.FLOAT)
-
-
-def _miss(where: str, miss: OutputError | Miss) -> str:
-    return (
-        f"{where}: the folded file is off by {_figure(miss.folded)}, "
-        f"the unfolded one by {_figure(miss.unfolded)}, allowed is {_figure(miss.bound)}"
-    )
-
-
-def _finite(figure: float) -> float | None:
-    return figure if np.isfinite(figure) else None
-
-
-def _figure(figure: float | None) -> str:
-    return "not finite" if figure is None or not np.isfinite(figure) else f"{figure:.3g}"
+@contextmanager
+def _folded_file_at_fault() -> Iterator[None]:
+    try:
+        yield
+    except graph.SourceError as error:
+        raise ProofError(str(error)) from error

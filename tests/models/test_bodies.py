@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from normserve_models import graph, testing, verify
+from normserve_models import graph, measure, runtime, testing
 from normserve_models.testing import Draft, folded
 from onnx import TensorProto, helper
 
@@ -308,12 +308,12 @@ def test_it_folds_whole_and_exactly(tmp_path, row) -> None:
     assert {norm.reason for norm in left} <= set(row.stays)
     assert bool(graph.batch_norms(ir.from_proto(result))) == bool(left) == bool(row.stays)
     onnx.save(result, tmp_path / "folded.onnx")
-    session = verify.session(tmp_path / "folded.onnx")
+    session = runtime.session(tmp_path / "folded.onnx")
     for batch in batches(model):
         for name, wanted in testing.answers(model, batch).items():
-            assert verify.relative_error(testing.answers(result, batch)[name], wanted) <= 1e-6
+            assert measure.relative_error(testing.answers(result, batch)[name], wanted) <= 1e-6
             [got] = session.run([name], batch)
-            assert verify.relative_error(got, wanted) <= 1e-6
+            assert measure.relative_error(got, wanted) <= 1e-6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.build.__name__)
@@ -323,11 +323,11 @@ def test_the_table_holds_sound_models(tmp_path, row) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert graph.batch_norms(ir.from_proto(model))
     onnx.save(model, tmp_path / "model.onnx")
-    session = verify.session(tmp_path / "model.onnx")
+    session = runtime.session(tmp_path / "model.onnx")
     different = []
     for batch in batches(model):
         for name, wanted in testing.answers(model, batch).items():
             [got] = session.run([name], batch)
-            assert verify.relative_error(got, wanted) <= 1e-6
+            assert measure.relative_error(got, wanted) <= 1e-6
             different.append(got)
     assert len(different) == 1 or not np.allclose(*different)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from normserve_models import prepare, rules, verify
+from normserve_models import prepare, runtime, steps
 from normserve_models.reference import Reference
 from normserve_models.testing import Draft
 from onnx import helper
@@ -43,13 +43,13 @@ def test_it_is_folded_and_the_report_says_how_it_was_judged(tmp_path, case) -> N
 
 def test_a_wrong_fold_in_front_of_it_is_found(tmp_path, monkeypatch) -> None:
     onnx.save(MODELS["Gelu"], tmp_path / "model.onnx")
-    right = rules.BACKWARD["Conv"]
+    right = steps.BACKWARD["Conv"]
 
     def wrong(node, affine, constants):
         return right(node, affine.after(1.001, 0.0), constants)
 
-    monkeypatch.setitem(rules.BACKWARD, "Conv", wrong)
-    with pytest.raises(verify.ProofError, match=r"last\.y"):
+    monkeypatch.setitem(steps.BACKWARD, "Conv", wrong)
+    with pytest.raises(runtime.ProofError, match=r"last\.y"):
         prepare.fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
 
 

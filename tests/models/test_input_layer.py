@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from normserve_models import normalize_input, prepare, rewrite, testing
 from normserve_models.fold import fold_unrounded
+from normserve_models.measure import relative_error
 from normserve_models.testing import Draft
-from normserve_models.verify import relative_error
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 

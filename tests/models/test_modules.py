@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from normserve_models import prepare, verify
+from normserve_models import measure, prepare, runtime
 from normserve_models.export import ExportError, export, without_parametrizations
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -190,8 +190,8 @@ def test_a_module_folds_without_the_help_of_its_author(tmp_path, row) -> None:
     assert set(left) <= set(row.stays)
     assert bool(left) == bool(row.stays)
     x = torch.randn(3, *dims[1:]).to(TYPES[datatype])
-    [got] = verify.session(tmp_path / "folded.onnx").run(None, {"x": x.numpy()})
-    assert verify.relative_error(got, exact(net, x)) <= (1e-6 if datatype == "FP32" else 8e-3)
+    [got] = runtime.session(tmp_path / "folded.onnx").run(None, {"x": x.numpy()})
+    assert measure.relative_error(got, exact(net, x)) <= (1e-6 if datatype == "FP32" else 8e-3)
 
 
 def test_an_export_leaves_a_parametrized_module_as_it_was(tmp_path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import pytest
-from normserve_models import prepare, verify
+from normserve_models import prepare, runtime
 from normserve_models.testing import Draft, folded, operators_of
 
 OPSETS = range(9, 27)  # 26 is the newest that onnxruntime 1.31 takes
@@ -152,4 +152,4 @@ def test_a_file_of_an_older_opset_stays_as_it_is(tmp_path, opset) -> None:
     report = prepare.fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
     assert [(norm.folded, norm.reason) for norm in report.norms] == [(False, "opset")]
     assert (tmp_path / "folded.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
-    verify.session(tmp_path / "folded.onnx")
+    runtime.session(tmp_path / "folded.onnx")

@@ -5,11 +5,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from normserve_models import graph, precision, verify
+from normserve_models import graph, precision, runtime
 from normserve_models.fold import fold
 from normserve_models.precision_proof import Emulation, prove_precision
+from normserve_models.runtime import ProofError
 from normserve_models.testing import Draft
-from normserve_models.verify import ProofError
 from normserve_models.zoo import digits_data
 from onnx import TensorProto
 
@@ -145,7 +145,7 @@ def test_the_emulation_rounds_each_result_to_its_type(tmp_path) -> None:
     y = draft.node("Add", draft.input(2, name="x"), draft.constant([2.0**-8, 2.0**-10]))
     path = tmp_path / "sum.onnx"
     onnx.save(draft.output(draft.node("Sub", y, draft.constant([1.0, 1.0]))), path)
-    interface = verify.session(path)
+    interface = runtime.session(path)
     model = graph.load(path)
     precision.convert(model, BRAIN, {})
     [got] = Emulation(model, interface).run([interface.get_outputs()[0].name], {"x": np.ones(2, np.float32)})
@@ -161,7 +161,7 @@ def test_onnxruntime_still_refuses_bfloat16_on_the_cpu(tmp_path) -> None:
     x = draft.input(2)
     onnx.save(draft.output(draft.node("Add", x, x)), path)
     with pytest.raises(graph.SourceError, match="Could not find an implementation for Add"):
-        verify.session(path)
+        runtime.session(path)
 
 
 @BOTH
@@ -173,9 +173,9 @@ def test_digits_names_as_many_digits_in_16_bits(digits_repository, tmp_path, dty
     images, labels = digits_data.held_out()
     [error] = prove_precision(source, path, dtype, samples={"image": images[:32]})
     assert error.folded <= FLOORS[dtype]
-    plain = verify.session(source)
-    runtime = verify.session(path) if dtype is HALF else Emulation(graph.load(path), plain)
-    [logits] = runtime.run(["logits"], {"image": images})
+    plain = runtime.session(source)
+    opened = runtime.session(path) if dtype is HALF else Emulation(graph.load(path), plain)
+    [logits] = opened.run(["logits"], {"image": images})
     assert np.mean(logits.argmax(1) == labels) >= 0.98
     kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
     assert kinds == {TensorProto.FLOAT16 if dtype is HALF else TensorProto.BFLOAT16}

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from normserve_models import prepare, steps, verify
+from normserve_models import prepare, runtime, steps
 from normserve_models.report import Report
 from normserve_models.testing import Draft
 
@@ -67,7 +67,7 @@ def test_a_file_without_batch_norms_passes_byte_for_byte(tmp_path, external) -> 
     report = json.loads((out / "report.json").read_text())
     assert (report["norms"], report["errors"]) == ([], [])
     assert "nothing to prove" in report["proof"]
-    verify.session(out / "model.onnx")
+    runtime.session(out / "model.onnx")
 
 
 def test_external_data_is_folded(tmp_path) -> None:
@@ -75,7 +75,7 @@ def test_external_data_is_folded(tmp_path) -> None:
     onnx.save(model(), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert prepare.main([str(source), str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"model.onnx", "model.onnx.data", "report.json"}
-    verify.session(out / "model.onnx")
+    runtime.session(out / "model.onnx")
 
 
 def unloadable() -> bytes:

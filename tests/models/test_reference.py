@@ -85,3 +85,38 @@ def test_widened_leaves_integers_alone() -> None:
     assert widened(np.zeros(2, np.float16)).dtype == np.float64
     assert widened(np.zeros(2, np.int8)).dtype == np.int8
     assert widened(None) is None
+
+
+def test_the_values_between_can_be_seen() -> None:
+    draft = Draft()
+    x = draft.input("batch", 2)
+    model = draft.output(draft.node("Neg", draft.node("Exp", x, name="inner"), name="outer"))
+    seen = {}
+    Reference(ir.from_proto(model)).run({x: np.zeros((1, 2), np.float32)}, see=seen.__setitem__)
+    assert list(seen) == ["inner.y", "outer.y"]
+    np.testing.assert_array_equal(seen["inner.y"], np.ones((1, 2)))
+    assert seen["inner.y"].dtype == np.float64
+
+
+def shaken(op_type: str, *constants: float) -> float:
+    """How far one operator on ones is off by shaking."""
+    draft = Draft()
+    x = draft.input("batch", 50)
+    arrays = [draft.constant(np.full((50, 50), value)) for value in constants]
+    model = draft.output(draft.node(op_type, x, *arrays))
+
+    def answer(**options):
+        [y] = Reference(ir.from_proto(model), **options).run({x: np.ones((50, 50))}).values()
+        return y
+
+    return float(np.abs(answer(shake=1e-3, seed=1) / answer() - 1).max())
+
+
+def test_shaking_makes_products_wrong_by_a_share_of_themselves() -> None:
+    assert 1e-3 < shaken("MatMul", 0.5) < 2.1e-3
+
+
+def test_shaking_leaves_other_operators_alone() -> None:
+    """A size that is computed, or the limit of a comparison, must not become another one."""
+    assert shaken("Floor") == 0
+    assert shaken("Mul", 0.5) == 0

@@ -3,12 +3,17 @@
 import json
 
 import pytest
-from normserve_models.report import SCHEMA, Norm, OutputError, Report
+from normserve_models.report import SCHEMA, Cost, LayerError, Norm, OutputError, Report, RunCost
 
 REPORT = Report(
     "abc",
-    [Norm("bn1", "scale1", folded=True, into=["conv1"]), Norm("bn2", "scale2", folded=False, reason="blocked", detail="Relu")],
+    [
+        Norm("bn1", "scale1", folded=True, into=["conv1"], way=["Conv takes it in"], cost=Cost(-1, -64, None)),
+        Norm("bn2", "scale2", folded=False, reason="blocked", detail="Relu"),
+    ],
     [OutputError("logits", 1e-7, 2e-7, 1e-6)],
+    [LayerError("conv1", "bn1.y", 1e-7, None)],
+    RunCost(2.0, 1.0, 0.5, 100, 2),
     proof="Judged",
     seconds={"fold": 0.5},
 )
@@ -16,6 +21,7 @@ REPORT = Report(
 
 def test_what_is_written_is_read_again() -> None:
     assert Report.from_json(REPORT.to_json()) == REPORT
+    assert Report.from_json(Report("abc", []).to_json()) == Report("abc", [])
 
 
 def test_the_counts_stand_in_the_file() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from normserve_models import graph, prepare, verify
+from normserve_models import graph, prepare, runtime
+from normserve_models.measure import relative_error
 from normserve_models.reference import Reference
-from normserve_models.verify import relative_error
 from torch import nn
 
 pytestmark = pytest.mark.trained
@@ -42,7 +42,7 @@ def folded(crepe_file, tmp_path_factory):
 
 
 def run(path, frames):
-    return verify.session(path).run(["salience"], {"frames": frames})[0]
+    return runtime.session(path).run(["salience"], {"frames": frames})[0]
 
 
 def test_the_statistics_are_a_trained_networks_and_every_scale_is_positive(crepe_network) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from normserve_models import graph, prepare, verify
+from normserve_models import graph, prepare, runtime
 from normserve_models.fold import fold
+from normserve_models.measure import relative_error
 from normserve_models.reference import Reference
-from normserve_models.verify import relative_error
 
 pytestmark = pytest.mark.trained
 
@@ -30,7 +30,7 @@ def folded(text_direction_file, tmp_path_factory):
 
 
 def run(path, lines):
-    return verify.session(path).run(None, {"x": lines})[0]
+    return runtime.session(path).run(None, {"x": lines})[0]
 
 
 def test_the_shipped_file_holds_35_batch_norms_whose_parameters_are_constant_nodes(text_direction_file) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
-from normserve.cli.console import InputError, fail, needs_extra, out
+from normserve.cli import fold_report
+from normserve.cli.console import InputError, fail, needs_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from normserve_models.report import Report
 
@@ -23,7 +22,9 @@ PATIENCE_SECONDS = 1.0  # what is done sooner needs no progress bar
 
 def fold(
     source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model as it was exported.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where to write; replaced where it is there.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="OUT.onnx", help="Where to write; replaced where it is there.", show_default=False)
+    ] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the whole story as JSON.")] = None,
     tolerance: Annotated[
         float | None,
@@ -31,6 +32,14 @@ def fold(
     ] = None,
     samples: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Prove on these inputs too: an array an input, by name.")
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Time a run before and after, for about a second.")] = True,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE",
+            help="Tell all about one batch norm: its node, output or scale. OUT.onnx may be left out.",
+        ),
     ] = None,
 ) -> None:
     """Fold the batch norms of an ONNX file into the weights beside them.
@@ -44,21 +53,57 @@ def fold(
     normserve fold model.onnx folded.onnx
 
     normserve fold model.onnx folded.onnx --report report.json --samples images.npz
+
+    normserve fold model.onnx --explain layer1.0.bn2
     """
+    if target is None:
+        _require_dry_run(explain, {"--report": report, "--tolerance": tolerance, "--samples": samples})
     with needs_extra("models"):
-        from normserve_models import atomic, draw, prepare
-    try:
-        batch = None if samples is None else draw.read_samples(samples)
-        with atomic.new_file(target) as model, nullcontext() if report is None else atomic.new_file(report) as story:
-            with _progress() as progress:
-                result = prepare.fold_file(source, model, tolerance=tolerance, samples=batch, progress=progress)
+        from normserve_models import atomic, graph, memory, prepare
+        from normserve_models import explain as explanations
+    memory.settle()
+    with _errors_told(source):
+        asked = [] if explain is None else explanations.find(graph.load(source), explain)
+        with nullcontext() if report is None else atomic.new_file(report) as story:
+            result = _fold_file(source, target, tolerance, samples, measure) if target else prepare.plan(source)
             if story is not None:
                 story.write_text(result.to_json())
+    for described in asked:
+        fold_report.tell(described, result)
+    if not asked:
+        fold_report.show(result)
+
+
+def _require_dry_run(explain: str | None, idle: "Mapping[str, object]") -> None:
+    if explain is None:
+        raise InputError("OUT.onnx is missing: wanted normserve fold IN.onnx OUT.onnx; only with --explain may it be left out")
+    for option, value in idle.items():
+        if value is not None:
+            raise InputError(f"{option} needs OUT.onnx: without it nothing is proved")
+
+
+@contextmanager
+def _errors_told(source: Path) -> "Iterator[None]":
+    """Turns the errors of a fold into one line and an exit code."""
+    from normserve_models import prepare
+    from normserve_models.explain import UnknownNormError
+
+    try:
+        yield
     except prepare.WRONG as error:
         fail(f"{source}: {error}", 1)
+    except UnknownNormError as error:
+        raise InputError(f"{source}: {error}") from error
     except prepare.BAD_INPUT as error:
         raise InputError(str(error)) from error
-    _show(result)
+
+
+def _fold_file(source: Path, target: Path, tolerance: float | None, samples: Path | None, measure: bool) -> "Report":
+    from normserve_models import atomic, draw, prepare
+
+    batch = None if samples is None else draw.read_samples(samples)
+    with atomic.new_file(target) as temporary, _progress() as progress:
+        return prepare.fold_file(source, temporary, tolerance=tolerance, samples=batch, progress=progress, measure=measure)
 
 
 @contextmanager
@@ -78,33 +123,3 @@ def _progress() -> "Iterator[Callable[[float], None]]":
     finally:
         if bar.live.is_started:
             bar.stop()
-
-
-def _show(result: "Report") -> None:
-    if result.norms:
-        out.print(_norms(result))
-    if result.errors:
-        out.print(_errors(result))
-    took = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in result.seconds.items())
-    out.print(f"{result.folded} of {len(result.norms)} batch norms folded. {result.proof}. {took}")
-
-
-def _norms(result: "Report") -> Table:
-    table = Table("batch norm", "its scale", "folded into, or why it stays")
-    for norm in result.norms:
-        fate = ", ".join(norm.into) if norm.folded else f"{norm.reason}: {norm.detail}"
-        table.add_row(*map(escape, (norm.name, norm.scale, fate)))
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
-def _errors(result: "Report") -> Table:
-    table = Table("output", "error folded", "error unfolded", "bound")
-    for error in result.errors:
-        table.add_row(escape(error.name), *map(_figure, (error.folded, error.unfolded, error.bound)))
-    return table
-
-
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2e}"
