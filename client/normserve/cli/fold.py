@@ -15,6 +15,7 @@ from normserve.cli.console import InputError, fail, needs_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from normserve_models.explain import Described
     from normserve_models.report import Report
 
 PATIENCE_SECONDS = 1.0  # what is done sooner needs no progress bar
@@ -62,9 +63,13 @@ def fold(
         from normserve_models import explain as explanations
         from normserve_models import graph, memory, prepare
     memory.settle()
+    asked: list[Described] = []
     with _errors_told(source):
-        asked = [] if explain is None else explanations.find(graph.load(source), explain)
-        result = _fold_file(source, target, tolerance, samples, measure) if target else prepare.plan(source)
+        if explain is not None:  # before anything is written, for the name may be wrong
+            result = prepare.plan(source)
+            asked = explanations.find(graph.load(source), result.norms, explain)
+        if target is not None:
+            result = _fold_file(source, target, tolerance, samples, measure)
         if report is not None:
             _write(report, result)
     for described in asked:
