@@ -13,11 +13,12 @@ from normserve_models.constants import Constants
 from normserve_models.legality import Reason, StaysError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
     from normserve_models.kernels import Array
+    from normserve_models.report import Norm
 
 PARAMETERS = ("scale", "shift", "mean", "variance")
 SUFFIX = ".weight"  # of what PyTorch calls the scale of a module
@@ -51,27 +52,28 @@ class Described:
     """A batch norm as the file has it.
 
     Attributes:
-        index: Its place among the batch norms of the file, and so in the report.
+        index: Its place in the report.
         name: What the report calls it.
-        output: The name of its first output.
+        output: The name of its first output; empty where no node of the file has its name, because a function holds it.
         channels: How many it has; None where no parameter is a constant.
-        epsilon: What is added to the variance.
+        epsilon: What is added to the variance; None where it is not written as a batch norm.
         parameters: Those that it has, in the order of `PARAMETERS`.
     """
 
     index: int
     name: str
-    output: str
-    channels: int | None
-    epsilon: float
-    parameters: list[Parameter]
+    output: str = ""
+    channels: int | None = None
+    epsilon: float | None = None
+    parameters: Sequence[Parameter] = ()
 
 
-def find(model: ir.Model, name: str) -> list[Described]:
+def find(model: ir.Model, norms: Sequence[Norm], name: str) -> list[Described]:
     """Return the batch norms that a name stands for.
 
     Args:
-        model: The model, not folded yet.
+        model: The model, not folded.
+        norms: What a fold of it reports.
         name: Of a node, or else of its output, or else of its scale, with or without ".weight".
 
     Returns:
@@ -80,33 +82,38 @@ def find(model: ir.Model, name: str) -> list[Described]:
     Raises:
         UnknownNormError: There is none.
     """
-    norms = list(enumerate(graph.batch_norms(model)))
-    for names in (_node_names, _output_names, _scale_names):
-        found = [(index, node) for index, node in norms if name in names(node)]
+    nodes = _nodes(model, norms)
+    named = [([norm.name], _outputs(node), _scales(norm, node)) for norm, node in zip(norms, nodes, strict=True)]
+    for kind in range(3):
+        found = [index for index, names in enumerate(named) if name in names[kind]]
         if found:
             constants = Constants(graph.opsets(model))
-            return [_described(index, node, constants) for index, node in found]
-    known = [known for _, node in norms for known in (*_scale_names(node)[-1:], *_node_names(node), *_output_names(node))]
+            return [_described(index, norms[index], nodes[index], constants) for index in found]
+    known = [known for names, outputs, scales in named for known in (*scales[-1:], *names, *outputs)]
     raise UnknownNormError(f"no batch norm is called {name!r}{_hint(name, list(dict.fromkeys(known)))}")
+
+
+def _nodes(model: ir.Model, norms: Sequence[Norm]) -> list[ir.Node | None]:
+    """Return the node of each; names may occur more than once, in the same order."""
+    labelled: dict[str, list[ir.Node]] = {}
+    for node in model.graph.all_nodes():
+        labelled.setdefault(graph.label(node), []).append(node)
+    return [labelled[norm.name].pop(0) if labelled.get(norm.name) else None for norm in norms]
+
+
+def _outputs(node: ir.Node | None) -> list[str]:
+    return [] if node is None else [str(node.outputs[0].name)]
+
+
+def _scales(norm: Norm, node: ir.Node | None) -> list[str]:
+    given = node.inputs[1] if node is not None and node.op_type == graph.BATCH_NORM and len(node.inputs) > 1 else None
+    name = norm.scale if given is None else str(given.name)
+    return list(dict.fromkeys((name, name.removesuffix(SUFFIX)))) if name else []
 
 
 def explanation(reason: str | None) -> str:
     """Return in a sentence what a report's reason means; empty for a code that is not one of `legality.Reason`."""
     return next((known.explanation for known in Reason if known.value == reason), "")
-
-
-def _node_names(node: ir.Node) -> list[str]:
-    return [graph.label(node)]
-
-
-def _output_names(node: ir.Node) -> list[str]:
-    return [str(node.outputs[0].name)]
-
-
-def _scale_names(node: ir.Node) -> list[str]:
-    scale = node.inputs[1] if len(node.inputs) > 1 else None
-    name = "" if scale is None else str(scale.name)
-    return list(dict.fromkeys((name, name.removesuffix(SUFFIX)))) if name else []
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -124,14 +131,17 @@ def _listed(names: list[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _described(index: int, node: ir.Node, constants: Constants) -> Described:
+def _described(index: int, norm: Norm, node: ir.Node | None, constants: Constants) -> Described:
+    if node is None:
+        return Described(index, norm.name)
+    output = str(node.outputs[0].name)
+    if node.op_type != graph.BATCH_NORM:
+        return Described(index, norm.name, output)
     read = list(_read(node, constants))
     sizes = [array.size for _, _, array in read if array is not None]
     parameters = [Parameter(role, name, *_range(array)) for role, name, array in read]
-    epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
-    return Described(
-        index, graph.label(node), str(node.outputs[0].name), sizes[0] if sizes else None, float(np.float32(epsilon)), parameters
-    )
+    epsilon = float(np.float32(node.attributes.get_float("epsilon", DEFAULT_EPSILON)))
+    return Described(index, norm.name, output, sizes[0] if sizes else None, epsilon, parameters)
 
 
 def _read(node: ir.Node, constants: Constants) -> Iterator[tuple[str, str, Array | None]]:

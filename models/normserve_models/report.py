@@ -113,6 +113,27 @@ class RunCost:
 
 
 @dataclass
+class Precision:
+    """What a conversion to 16 bits has done.
+
+    Attributes:
+        dtype: "float16" or "bfloat16".
+        constants: How many are of it now.
+        zeroed: How many of their values were not 0 and are.
+        subnormal: How many of their values are below its smallest normal number, and so have fewer digits.
+        wide: The operators that stayed in float32, at least in part, each with how many there are.
+        errors: One entry an output: `folded` of the converted file, `unfolded` of the source converted as it is.
+    """
+
+    dtype: str
+    constants: int
+    zeroed: int
+    subnormal: int
+    wide: dict[str, int]
+    errors: list[OutputError]
+
+
+@dataclass
 class Report:
     """The whole story of one file.
 
@@ -122,6 +143,7 @@ class Report:
         errors: One entry an output; empty where there was nothing to prove.
         layers: One entry a layer that the fold has changed, in the order of the graph; empty where onnxruntime does not run
             the files node by node.
+        precision: What a conversion to 16 bits has done, and its errors; None where none was asked for.
         run: What a run costs before and after; None where that was not measured.
         proof: What was proved and on what, in a sentence.
         seconds: How long each step took.
@@ -133,6 +155,7 @@ class Report:
     norms: list[Norm]
     errors: list[OutputError] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
+    precision: Precision | None = None
     run: RunCost | None = None
     proof: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -169,11 +192,18 @@ class Report:
             norms=[_norm(norm) for norm in data["norms"]],
             errors=[OutputError(**error) for error in data["errors"]],
             layers=[LayerError(**error) for error in data["layers"]],
+            precision=_precision(data["precision"]),
             run=None if data["run"] is None else RunCost(**data["run"]),
             proof=data["proof"],
             seconds=data["seconds"],
             engine=data["engine"],
         )
+
+
+def _precision(data: dict[str, Any] | None) -> Precision | None:
+    if data is None:
+        return None
+    return Precision(**{**data, "errors": [OutputError(**error) for error in data["errors"]]})
 
 
 def _norm(data: dict[str, Any]) -> Norm:

@@ -1,17 +1,21 @@
 """`normserve fold` and `normserve export`, run as the user runs them."""
 
+import io
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import onnx
 import pytest
-from normserve.cli import app
+from normserve.cli import app, fold_report
 from normserve.cli.console import InputError
 from normserve_models import prepare
-from normserve_models.report import Report
+from normserve_models.explain import Described
+from normserve_models.report import Cost, Norm, Report
 from normserve_models.testing import Draft
+from rich.console import Console
 from typer.testing import CliRunner
 
 
@@ -44,6 +48,93 @@ def test_fold_tells_what_became_of_each(source, tmp_path) -> None:
     assert Report.from_json(report.read_text()).folded == 1
 
 
+def test_fold_tells_the_errors_and_what_a_run_costs(source, tmp_path) -> None:
+    report = tmp_path / "report.json"
+    done = run("fold", source, tmp_path / "out.onnx", "--report", report)
+    assert done.returncode == 0
+    [layer] = [line for line in done.stdout.splitlines() if line.startswith("│ conv ")]
+    told = Report.from_json(report.read_text())
+    assert [cell.strip() for cell in layer.strip("│").split("│")][1:] == [
+        f"{figure:.2e}" for figure in (told.layers[0].folded, told.layers[0].unfolded)
+    ]
+    assert f"{told.run.ratio:.2f} of it (median of {told.run.runs} runs, {told.run.threads} thread" in done.stdout
+
+
+def test_a_run_need_not_be_timed(source, tmp_path) -> None:
+    report = tmp_path / "report.json"
+    done = run("fold", source, tmp_path / "out.onnx", "--no-measure", "--report", report)
+    assert done.returncode == 0
+    assert "One sample takes" not in done.stdout
+    assert Report.from_json(report.read_text()).run is None
+
+
+def test_the_table_at_80_columns_holds_names_costs_and_reasons(monkeypatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(fold_report, "out", Console(file=written, width=80))
+    norms = [
+        Norm("node_1", "layer1.0.bn.weight", folded=True, into=["conv1"], cost=Cost(-1, -1536, -6_422_528)),
+        Norm("bn2", "c7", folded=True, into=["conv2", "conv3"], cost=Cost(2, 3_211_264, None)),
+        Norm("bn3", "c8", folded=False, reason="blocked", detail="Relu 'between' comes before it"),
+    ]
+    fold_report.show(Report("", norms, proof="Judged"))
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in written.getvalue().splitlines() if "│" in line]
+    assert cells[0] == ["layer1.0.bn", "conv1", "-1", "-1.54 kB", "-6.42 MB"]
+    assert cells[1] == ["bn2", "conv2, conv3", "+2", "+3.21 MB", "not known"]
+    assert cells[2][:2] == ["bn3", "blocked: Relu 'between'"]
+    assert cells[-1] == ["all together", "", "+1", "+3.21 MB", "not known"]
+
+
+def explained(done: subprocess.CompletedProcess) -> dict[str, str]:
+    """What was said, by its label."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return {line[:12].strip(): line[12:].strip() for line in done.stdout.splitlines() if line[:12].strip()}
+
+
+def test_explain_tells_the_story_of_one_and_writes_nothing(source) -> None:
+    told = explained(run("fold", source, "--explain", "goes"))
+    assert (told["batch norm"], told["output"], told["channels"]) == ("goes", "goes.y", "4, epsilon 1e-05")
+    assert re.fullmatch(r"0\.\d+ to [12]\.\d+ +\(c\d+\)", told["variance"])
+    assert told["folded into"] == "conv"
+    assert "error" not in told
+    assert [path.name for path in source.parent.iterdir()] == ["in.onnx"]
+
+
+def test_explain_tells_why_one_stays(source) -> None:
+    done = run("fold", source, "--explain", "stays.y")
+    assert explained(done)["stays"] == "blocked: the operator beside it lets no affine map through and cannot take one in"
+    assert "Relu 'between' comes before it" in done.stdout
+
+
+def test_explain_tells_the_error_where_something_is_written(source, tmp_path) -> None:
+    told = explained(run("fold", source, "--explain", "goes", tmp_path / "out.onnx"))
+    assert re.fullmatch(r"\S+e-\d+ folded, \S+e-\d+ unfolded, in conv", told["error"])
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_explain_tells_the_way_and_the_cost(monkeypatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(fold_report, "out", Console(file=written, width=200))
+    way = ["Dropout 'drop' lets it through", "Conv 'conv' takes it in"]
+    norm = Norm("bn", "bn.weight", folded=True, into=["conv"], way=way, cost=Cost(-2, -64, -2048))
+    fold_report.tell(Described(0, "bn", "bn.y", None, 1e-5, []), Report("", [norm]))
+    lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
+    assert "its way 1. Dropout 'drop' lets it through" in lines
+    assert "2. Conv 'conv' takes it in" in lines
+    assert "cost nodes -2, weights -64 B, activations -2.05 kB a sample" in lines
+
+
+def test_explain_of_an_unknown_name_is_exit_code_2_and_writes_nothing(source, tmp_path) -> None:
+    fails(2, "no batch norm is called 'stay', did you mean 'stays'", "fold", source, "--explain", "stay")
+    fails(2, "no batch norm is called 'stay'", "fold", source, tmp_path / "out.onnx", "--explain", "stay")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_without_a_target_only_explain_works(source) -> None:
+    fails(2, "OUT.onnx is missing: wanted normserve fold IN.onnx OUT.onnx", "fold", source)
+    fails(2, "--tolerance needs OUT.onnx", "fold", source, "--explain", "goes", "--tolerance", "1")
+    fails(2, "nowhere.onnx: No such file", "fold", source.with_name("nowhere.onnx"), "--explain", "goes")
+
+
 def test_fold_in_place(source) -> None:
     assert run("fold", source, source).returncode == 0
     assert [path.name for path in source.parent.iterdir()] == ["in.onnx"]
@@ -69,6 +160,13 @@ def test_a_proof_that_fails_is_exit_code_1_and_writes_nothing(source, tmp_path) 
     report = tmp_path / "report.json"
     fails(1, "output 'stays.y': the folded", "fold", source, tmp_path / "out.onnx", "--tolerance", "1e-30", "--report", report)
     assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_a_proof_that_fails_names_the_layer_and_leaves_what_was_there(source, tmp_path) -> None:
+    target = tmp_path / "out.onnx"
+    target.write_text("theirs")
+    fails(1, "; the first layer that is off is 'conv', value 'goes.y': ", "fold", source, target, "--tolerance", "1e-30")
+    assert target.read_text() == "theirs"
 
 
 def test_bad_input_is_exit_code_2_and_writes_nothing(source, tmp_path) -> None:

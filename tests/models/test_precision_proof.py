@@ -63,7 +63,7 @@ def test_a_wrong_one_does_not(source, dtype, off) -> None:
     wrong = converted(source, dtype, lambda array: (array.astype(np.float64) * (1 + off)).astype(array.dtype))
     name = dtype.name.lower()
     with pytest.raises(
-        ProofError, match=rf"output 'last\.y': in {name} the folded file is off by .*, allowed is {FLOORS[dtype]:.3g}"
+        ProofError, match=rf"in {name}, output 'last\.y': the folded file is off by .*, allowed is {FLOORS[dtype]:.3g}"
     ):
         prove_precision(source, wrong, dtype)
 

@@ -37,6 +37,8 @@ def test_a_model_is_folded_and_its_report_lies_beside_it(tmp_path) -> None:
     report = Report.from_json((out / "report.json").read_text())
     assert (report.folded, report.left) == (1, 0)
     assert [error.name for error in report.errors] == ["last.y"]
+    assert [(layer.name, layer.value) for layer in report.layers] == [("conv2", "batchnormalization7.y")]
+    assert report.run is None
     assert set(report.seconds) == {"load", "fold", "write", "proof"}
     batch = {"image": np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)}
     answers = [
@@ -44,6 +46,51 @@ def test_a_model_is_folded_and_its_report_lies_beside_it(tmp_path) -> None:
         for path in (source, out / "model.onnx")
     ]
     np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_is_timed_where_that_is_asked_for(tmp_path) -> None:
+    source = tmp_path / "model.onnx"
+    onnx.save(model(), source)
+    report = prepare.fold_file(source, tmp_path / "folded.onnx", measure=True)
+    assert report.run.runs >= 5
+    assert "measure" in report.seconds
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_a_plan_writes_nothing(tmp_path) -> None:
+    source = tmp_path / "model.onnx"
+    onnx.save(model(), source)
+    before = source.read_bytes()
+    report = prepare.plan(source)
+    assert (report.folded, report.errors, report.layers) == (1, [], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert source.read_bytes() == before
+
+
+def peak_bytes(*arguments) -> int:
+    """The most memory that a preparation has had at once, or that the imports alone take."""
+    code = """
+import re, sys
+import onnx.reference
+from normserve_models import prepare
+assert not sys.argv[1:] or prepare.main(sys.argv[1:]) == 0
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""  # what wait4 tells of a child includes what its parent had
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_a_large_file_needs_little_more_than_three_times_its_size(tmp_path) -> None:
+    """The weights in float64, and a session that lays them out anew, are both twice the file: they must not meet."""
+    draft = Draft()
+    y = draft.input("batch", 512, 4, 4)
+    for _ in range(10):
+        y = draft.node("Relu", draft.norm(draft.node("Conv", y, draft.drawn(512, 512, 3, 3), pads=[1] * 4), 512))
+    onnx.save(draft.output(y), tmp_path / "model.onnx")
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert size > 90e6
+    assert peak_bytes(tmp_path / "model.onnx", tmp_path / "out") - peak_bytes() < 3.4 * size
 
 
 def test_what_is_there_already_is_kept(tmp_path) -> None:
@@ -169,6 +216,7 @@ def test_a_wrong_fold_is_not_written(tmp_path, capfd, monkeypatch) -> None:
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert "output 'last.y': the folded file is off by" in said
+    assert "; the first layer that is off is 'conv2', value 'batchnormalization7.y': the folded file is off by" in said
     assert not out.exists()
 
 

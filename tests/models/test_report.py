@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from normserve_models.report import SCHEMA, Cost, LayerError, Norm, OutputError, Report, RunCost
+from normserve_models.report import SCHEMA, Cost, LayerError, Norm, OutputError, Precision, Report, RunCost
 
 REPORT = Report(
     "abc",
@@ -13,6 +13,7 @@ REPORT = Report(
     ],
     [OutputError("logits", 1e-7, 2e-7, 1e-6)],
     [LayerError("conv1", "bn1.y", 1e-7, None)],
+    Precision("float16", 12, 1, 3, {"Resize": 2}, [OutputError("logits", 1e-3, 2e-3, 8e-3)]),
     RunCost(2.0, 1.0, 0.5, 100, 2),
     proof="Judged",
     seconds={"fold": 0.5},

@@ -9,12 +9,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from normserve.cli import fold_report
+from normserve.cli import fold_report, input_normalization
 from normserve.cli.console import InputError, fail, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import onnx_ir as ir
+    from normserve_models.explain import Described
+    from normserve_models.prepare import Wanted
     from normserve_models.report import Report
 
 PATIENCE_SECONDS = 1.0  # what is done sooner needs no progress bar
@@ -34,6 +37,21 @@ def fold(
         Path | None, typer.Option(metavar="FILE.npz", help="Prove on these inputs too: an array an input, by name.")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Time a run before and after, for about a second.")] = True,
+    normalization: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-normalization",
+            metavar="'mean=M,.. std=S,..'",
+            help="Fold (x - mean) / std into the first layer, in the units of what callers send: 0 to 255 for bytes.",
+        ),
+    ] = None,
+    input_dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="What callers send in front of that, such as uint8.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Round once to float16 or bfloat16, with a proof of its own."),
+    ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +72,9 @@ def fold(
 
     normserve fold model.onnx folded.onnx --report report.json --samples images.npz
 
+    normserve fold model.onnx small.onnx --precision float16 --input-dtype uint8
+    --input-normalization 'mean=123.675,116.28,103.53 std=58.395,57.12,57.375'
+
     normserve fold model.onnx --explain layer1.0.bn2
     """
     if target is None:
@@ -61,11 +82,17 @@ def fold(
     with needs_extra("models"):
         from normserve_models import atomic, graph, memory, prepare
         from normserve_models import explain as explanations
+        from normserve_models.prepare import Wanted
     memory.settle()
+    asked: list[Described] = []
     with _errors_told(source):
-        asked = [] if explain is None else explanations.find(graph.load(source), explain)
+        wanted = Wanted(input_normalization.asked(normalization, input_dtype), _precision(precision))
+        if explain is not None:  # before anything is written, for the name may be wrong
+            result = prepare.plan(source, wanted)
+            asked = explanations.find(graph.load(source), result.norms, explain)
         with nullcontext() if report is None else atomic.new_file(report) as story:
-            result = _fold_file(source, target, tolerance, samples, measure) if target else prepare.plan(source)
+            if target is not None:
+                result = _fold_file(source, target, tolerance, samples, measure, wanted)
             if story is not None:
                 story.write_text(result.to_json())
     for described in asked:
@@ -98,12 +125,25 @@ def _errors_told(source: Path) -> "Iterator[None]":
         raise InputError(str(error)) from error
 
 
-def _fold_file(source: Path, target: Path, tolerance: float | None, samples: Path | None, measure: bool) -> "Report":
+def _precision(text: str | None) -> "ir.DataType | None":
+    import onnx_ir as ir
+
+    known = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+    if text is not None and text not in known:
+        raise InputError(f"--precision: wanted float16 or bfloat16, got {text!r}")
+    return None if text is None else known[text]
+
+
+def _fold_file(
+    source: Path, target: Path, tolerance: float | None, samples: Path | None, measure: bool, wanted: "Wanted"
+) -> "Report":
     from normserve_models import atomic, draw, prepare
 
     batch = None if samples is None else draw.read_samples(samples)
     with atomic.new_file(target) as temporary, _progress() as progress:
-        return prepare.fold_file(source, temporary, tolerance=tolerance, samples=batch, progress=progress, measure=measure)
+        return prepare.fold_file(
+            source, temporary, wanted, tolerance=tolerance, samples=batch, progress=progress, measure=measure
+        )
 
 
 @contextmanager

@@ -135,9 +135,11 @@ def tell(described: "Described", result: "Report") -> None:
 def _story(described: "Described", result: "Report") -> "Iterator[tuple[str, str]]":
     norm = result.norms[described.index]
     yield "batch norm", described.name
-    yield "output", described.output
-    channels = "not known" if described.channels is None else str(described.channels)
-    yield "channels", f"{channels}, epsilon {described.epsilon:g}"
+    if described.output:
+        yield "output", described.output
+    if described.epsilon is not None:
+        channels = "not known" if described.channels is None else str(described.channels)
+        yield "channels", f"{channels}, epsilon {described.epsilon:g}"
     for parameter in described.parameters:
         fixed = f"{parameter.low:.4g} to {parameter.high:.4g}" if parameter.low is not None else "no constant"
         yield parameter.role, f"{fixed}  ({parameter.name})"
