@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from normserve_models.explain import Described
-    from normserve_models.report import Cost, LayerError, Norm, Report, RunCost
+    from normserve_models.report import Cost, LayerError, Norm, OutputError, Precision, Report, RunCost
 
 WORST_LAYERS = 5
 MODULE_SUFFIX = ".weight"
@@ -25,7 +26,9 @@ def show(result: "Report") -> None:
     if result.layers:
         out.print(_layers(result.layers))
     if result.errors:
-        out.print(_outputs(result))
+        out.print(_outputs(result.errors))
+    if result.precision is not None:
+        out.print(_precision(result.precision))
     if result.run is not None:
         out.print(_run(result.run))
     took = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in result.seconds.items())
@@ -95,9 +98,19 @@ def _layers(layers: "Sequence[LayerError]") -> Table:
     return table
 
 
-def _outputs(result: "Report") -> Table:
-    table = _table("output", "error folded", "error unfolded", "bound", figures=1)
-    for error in result.errors:
+def _precision(done: "Precision") -> Group:
+    lost = (
+        f", {done.zeroed} of their values became 0, {done.subnormal} have fewer digits" if done.zeroed + done.subnormal else ""
+    )
+    kept = ", ".join(f"{count} {operator}" for operator, count in done.wide.items())
+    stayed = f"; {kept} stay in float32" if kept else ""
+    sentence = f"{done.constants} constants are {done.dtype} now{lost}{stayed}."
+    return Group(_outputs(done.errors, f"output in {done.dtype}"), escape(sentence))
+
+
+def _outputs(errors: "Sequence[OutputError]", title: str = "output") -> Table:
+    table = _table(title, "error folded", "error unfolded", "bound", figures=1)
+    for error in errors:
         table.add_row(escape(error.name), *map(_figure, (error.folded, error.unfolded, error.bound)))
     return table
 
