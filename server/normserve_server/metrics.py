@@ -109,6 +109,12 @@ class Metrics:
             (*model, "state"),
             registry=registry,
         )
+        self.fold_error = Gauge(
+            "normserve_model_fold_error",
+            "The largest relative error of an output against float64, of the folded file and of the file as it came.",
+            (*model, "file"),
+            registry=registry,
+        )
         self.provider = Gauge(
             "normserve_model_provider_info",
             "1 for the onnxruntime execution provider that the version's session really got.",

@@ -153,6 +153,8 @@ class Repository:
         self._metrics.provider.labels(*labels, version.provider).set(1)
         for state, count in version.batch_norms.items():
             self._metrics.batch_norms.labels(*labels, state).set(count)
+        for file, error in version.fold_errors.items():
+            self._metrics.fold_error.labels(*labels, file).set(error)
 
     def _names(self) -> str:
         names = sorted(self._models)

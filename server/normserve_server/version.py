@@ -1,5 +1,6 @@
 """One version of a model: its state, and what serves it while it is ready."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +83,23 @@ class Version:
         return {state: int(report[state]) for state in ("folded", "left") if state in report}
 
     @property
+    def fold_errors(self) -> dict[str, float]:
+        """The largest relative error of an output against float64, of the "folded" and the "unfolded" file.
+
+        Empty where nothing was folded; without a file that was not finite.
+        """
+        errors = self._loaded().report.get("errors", ())
+        found = {file: [error[file] for error in errors] for file in ("folded", "unfolded")}
+        return {file: max(figures) for file, figures in found.items() if figures and None not in figures}
+
+    @property
     def properties(self) -> dict[str, str]:
         """What ModelMetadata tells of it beyond the signature."""
         counts = {f"batch_norms_{state}": str(count) for state, count in self.batch_norms.items()}
-        return {"provider": self.provider, **counts}
+        reasons = Counter(norm["reason"] for norm in self._loaded().report.get("norms", ()) if norm["reason"] is not None)
+        stayed = {"batch_norms_left_because": ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())}
+        errors = {f"error_{file}": f"{error:.3g}" for file, error in self.fold_errors.items()}
+        return {"provider": self.provider, **counts, **(stayed if reasons else {}), **errors}
 
     def _loaded(self) -> Loaded:
         if self.loaded is None:

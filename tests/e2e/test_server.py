@@ -61,6 +61,8 @@ def test_live_ready_and_metadata(stub: GRPCInferenceServiceStub) -> None:
     assert metadata.properties["provider"] == "CPUExecutionProvider"
     assert int(metadata.properties["batch_norms_folded"]) >= 6
     assert metadata.properties["batch_norms_left"] == "0"
+    assert 0 < float(metadata.properties["error_folded"]) <= 1e-6
+    assert "batch_norms_left_because" not in metadata.properties
 
 
 def test_repository_index(stub: GRPCInferenceServiceStub) -> None:
@@ -341,6 +343,8 @@ def test_metrics_count_by_model_and_code(stub: GRPCInferenceServiceStub, digits_
     assert not any("made-up-by-the-caller" in name for name in after)
     assert after['normserve_model_batch_norms{model="digits",state="left",version="1"}'] == 0
     assert after['normserve_model_batch_norms{model="digits",state="folded",version="1"}'] >= 6
+    assert 0 < after['normserve_model_fold_error{file="folded",model="digits",version="1"}'] <= 1e-6
+    assert 0 < after['normserve_model_fold_error{file="unfolded",model="digits",version="1"}'] <= 1e-6
 
 
 def test_phases_add_up_to_the_whole_request(stub: GRPCInferenceServiceStub, digits_server: RunningServer) -> None:

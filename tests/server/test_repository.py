@@ -11,6 +11,14 @@ from normserve_server.version import Loaded
 from prometheus_client import CollectorRegistry
 
 
+REPORT = {
+    "folded": 1,
+    "left": 2,
+    "norms": [{"reason": None}, {"reason": "blocked"}, {"reason": "blocked"}],
+    "errors": [{"folded": 2e-7, "unfolded": 3e-7}, {"folded": 4e-7, "unfolded": None}],
+}
+
+
 class FakeServable:
     provider = "CPUExecutionProvider"
     signature = None
@@ -24,7 +32,7 @@ class FakeLoader:
             raise LoadError("the fold failed its proof")
         if labels[0] == "odd":
             raise IsADirectoryError(21, "Is a directory")
-        return Loaded(FakeServable(), None, {"folded": 3, "left": 1})  # type: ignore[arg-type]
+        return Loaded(FakeServable(), None, REPORT)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -48,7 +56,10 @@ async def repository(tmp_path: Path) -> Repository:
 async def test_the_highest_version_serves_and_failures_stay_listed(repository: Repository) -> None:
     assert repository.states() == {"good/10": "READY", "odd/1": "UNAVAILABLE", "wrong/1": "UNAVAILABLE"}
     assert repository.serving("good").number == repository.serving("good", "10").number == "10"
-    assert repository.serving("good").properties["batch_norms_left"] == "1"
+    properties = repository.serving("good").properties
+    assert (properties["batch_norms_left"], properties["batch_norms_left_because"]) == ("2", "blocked 2")
+    assert properties["error_folded"] == "4e-07"
+    assert "error_unfolded" not in properties  # it was not finite
     assert not repository.ready
 
 
