@@ -8,6 +8,7 @@ use, so that the memory is that of the widest place of the model.
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class Reference:
         held = {value: widened(inputs[str(value.name)]) for value in self._graph.inputs if value.name in inputs}
         outputs = set(self._graph.outputs)
         for number, node in enumerate(self._graph, start=1):
-            with np.errstate(all="ignore"):  # infinities and NaN are answers like others
+            with np.errstate(all="ignore"), warnings.catch_warnings():  # infinities and NaN are answers like others
+                warnings.simplefilter("ignore", RuntimeWarning)
                 results = dict(zip(node.outputs, self._run(node, held), strict=False))
             held.update(results)
             if see is not None:
