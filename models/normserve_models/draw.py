@@ -47,14 +47,17 @@ class SamplesError(ValueError):
     """There is nothing to prove the model on; the message names the input, what was wanted and what came."""
 
 
-def drawn(session: InferenceSession, rounds: range, rows: int | None = None, agrees: Agrees | None = None) -> Iterator[Batch]:
+def drawn(
+    session: InferenceSession, rounds: range, *, rows: int | None = None, agrees: Agrees | None = None
+) -> Iterator[Batch]:
     """Yield one batch a round: normal values in even rounds, uniform ones from 0 to 1, as images are, in odd ones.
 
     Args:
         session: The model that will be fed.
         rounds: The seeds.
         rows: How many samples a batch holds where that is free; None for what a proof wants.
-        agrees: Tells of a batch and what the session answers whether they are fit to judge by; asked where a size is free.
+        agrees: Told a batch and the outputs for it, says whether a free size will do; the first that runs is taken where none
+            does. A window that is larger than what it slides over gives one thing here and nothing there.
 
     Raises:
         SamplesError: An input has a type that cannot be drawn, or no free size was found that the model accepts.
@@ -65,18 +68,20 @@ def drawn(session: InferenceSession, rounds: range, rows: int | None = None, agr
 
 
 def _accepted_size(session: InferenceSession, agrees: Agrees | None) -> int:
-    failure = ""
+    failure, runs = "", None
     free = any(not isinstance(dim, int) for argument in session.get_inputs() for dim in argument.shape[1:])
     for size in FREE_SIZES:
         batch = _batch(session.get_inputs(), size, seed=0)
         try:
-            answers = session.run(None, batch)
+            outputs = session.run(None, batch)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
-            failure = failure or runtime_reason(error)
-            continue
-        if agrees is None or not free or agrees(batch, answers):
-            return size
-        failure = failure or f"at a size of {size} onnxruntime does not do what ONNX says"
+            failure = failure or " ".join(str(error).split())
+        else:
+            if agrees is None or not free or agrees(batch, outputs):
+                return size
+            runs = runs or size
+    if runs is not None:
+        return runs
     raise SamplesError(f"the model accepts no inputs that were drawn, give samples: {failure}")
 
 

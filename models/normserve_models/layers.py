@@ -1,8 +1,9 @@
 """The layers of which a fold has changed the constants, and how far both files are off there.
 
-A layer is a value of the main graph that has its name in both files and comes out of a node with a constant that the
-source has not. A name that both files have means the same value in both: the node that takes a batch norm in takes over
-the name of the batch norm's output, and a convolution that takes one in from before it keeps its own.
+A layer is a value of the main graph that has its name in both files and comes out of a node that reads something that the
+source has not: a new weight, or a value that a map was carried through. A name that both files have has to mean the same
+value in both: what takes the place of a batch norm takes over the name of its output, and what holds something else than in
+the source has another name.
 
 To look at such values, a copy of the file is given more outputs. An ONNX file is one protobuf message, and of two messages
 written one after the other the lists are joined: so the outputs are written at the end of the copy, whatever its size.
@@ -63,11 +64,12 @@ def changed(folded: ir.Model, known: frozenset[str]) -> list[Layer]:
         known: The `names` of its source.
     """
     constant = set(folded.graph.initializers.values())
-    new = {value for value in constant if value.name not in known}
+    new: set[ir.Value] = set()
     found: list[Layer] = []
     for node in folded.graph:
-        touched = not new.isdisjoint(node.inputs)
-        if constant.issuperset(value for value in node.inputs if value is not None):
+        read = [value for value in node.inputs if value is not None]
+        touched = any(value in new or value.name not in known for value in read)
+        if constant.issuperset(read):
             constant.update(node.outputs)  # a weight in the making, such as one that is dequantized, is no layer
             new.update(node.outputs if touched else ())
         elif touched:

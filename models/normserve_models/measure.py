@@ -91,15 +91,14 @@ class Allowance:
         """Return the bound of a whole value.
 
         Args:
-            unfolded: How far the unfolded file is off.
+            unfolded: How far the unfolded file is off; where that is infinite, it says nothing about the folded one.
             rounding: How far it would be off if its numbers were rounded at random; see `Measure.look_at_rounding`.
         """
         if self.tolerance is not None:
             return self.tolerance
         floor = FLOORS[self.coarsest]
-        if not np.isfinite(unfolded):  # a file that overflows itself allows nothing
-            return floor
-        return max(floor, SLACK * max(unfolded, min(rounding, MOST_BY_ROUNDING * floor)))
+        measured = unfolded if np.isfinite(unfolded) else 0.0
+        return max(floor, SLACK * max(measured, min(rounding, MOST_BY_ROUNDING * floor)))
 
     @property
     def roundoff(self) -> float:

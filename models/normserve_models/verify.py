@@ -17,7 +17,7 @@ import numpy as np
 
 from normserve_models import draw, graph, layers, memory, runtime
 from normserve_models.measure import FOLDED, UNFOLDED, Allowance, Measure, coarsest, finite, relative_error
-from normserve_models.reference import Reference
+from normserve_models.reference import NoReferenceError, Reference
 from normserve_models.report import LayerError, OutputError
 from normserve_models.runtime import ProofError
 
@@ -121,6 +121,14 @@ class Judge:
         memory.make_room()
         with _folded_file_at_fault():
             self.layers = layers.Layers(layers.changed(graph.load(folded), known), allowance)
+
+    def agrees(self, batch: Batch, answers: Sequence[Array]) -> bool:
+        """Tell whether the source's answers have the shapes of the reference, and are finite where that is."""
+        try:
+            wanted = Reference(graph.load(self._paths[UNFOLDED])).run(batch)
+        except NoReferenceError:  # of this size; if of any, judging will say so
+            return False
+        return all(np.isfinite(relative_error(got, wanted[name])) for name, got in zip(self._outputs, answers, strict=True))
 
     def look_at(self, take: Take, progress: Progress = None, *, with_layers: bool = False, with_rounding: bool = False) -> None:
         """Run both files and the reference on each batch; look at the layers on the first one.

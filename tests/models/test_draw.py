@@ -48,6 +48,25 @@ def test_sizes_that_are_free_are_tried_until_one_runs() -> None:
     assert batch["image"].shape == (4, 1, 64, 64)
 
 
+def test_a_size_that_does_not_agree_is_passed_over() -> None:
+    runtime = session((("batch", "any"), np.float32))
+    [batch] = draw.drawn(runtime, range(1), agrees=lambda batch, outputs: batch["x0"].shape == outputs[0].shape == (4, 64))
+    assert batch["x0"].shape == (4, 64)
+    [batch] = draw.drawn(runtime, range(1), agrees=lambda *_: False)
+    assert batch["x0"].shape == (4, 16)
+
+
+def test_a_size_that_is_not_free_needs_no_agreement() -> None:
+    [batch] = draw.drawn(session((("batch", 2), np.float32)), range(1), agrees=None)
+    [again] = draw.drawn(session((("batch", 2), np.float32)), range(1), agrees=lambda *_: pytest.fail("asked"))
+    np.testing.assert_array_equal(batch["x0"], again["x0"])
+
+
+def test_one_sample_can_be_drawn() -> None:
+    [batch] = draw.drawn(session((("batch", 2), np.float32)), range(1), rows=1)
+    assert batch["x0"].shape == (1, 2)
+
+
 def test_a_large_row_is_drawn_once() -> None:
     [batch] = draw.drawn(session((("batch", 3, 224, 224), np.float32)), range(1))
     assert len(batch["x0"]) == 1

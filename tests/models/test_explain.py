@@ -60,8 +60,8 @@ def test_parameters_that_are_no_constants_have_no_range() -> None:
     draft = Draft()
     x = draft.input("batch", 2, name="x")
     draft.inputs.append(helper.make_tensor_value_info("node.v", 1, [2]))  # a default, which a caller may override
-    draft.nodes.append(helper.make_node("ReduceMean", [x, draft.constant([0], dtype=np.int64)], ["computed"], keepdims=0))
-    y = norm(draft, x, "computed", "node")
+    computed = draft.node("ReduceMax", x, draft.constant([0], dtype=np.int64), keepdims=0)
+    y = norm(draft, x, computed, "node")
     described = find(ir.from_proto(draft.output(y)), "node")[0]
     assert [parameter.low for parameter in described.parameters] == [None, -2, 1, None]
     assert described.channels == 2

@@ -37,6 +37,25 @@ def test_a_convolution_that_took_one_in_from_before_it_keeps_its_own() -> None:
     assert changed(source.output(y), folded.output(z)) == [Layer("conv", "conv.y")]
 
 
+def test_a_value_that_a_map_was_carried_through_is_none_but_what_comes_of_it_is() -> None:
+    source, folded = Draft(), Draft()
+    y = source.node("Conv", source.input("batch", 3, 5, 5, name="x"), source.drawn(4, 3, 1, 1, name="w"), name="conv")
+    y = source.norm(source.node("MaxPool", y, kernel_shape=[2, 2], name="pool"), 4, name="norm")
+    z = folded.node("Conv", folded.input("batch", 3, 5, 5, name="x"), folded.drawn(4, 3, 1, 1, name="w.folded"), name="conv")
+    model = folded.output(folded.node("MaxPool", z, kernel_shape=[2, 2], name="pool"))
+    for old, new in (("conv.y", "conv.y.folded"), ("pool.y", "norm.y")):
+        renamed(model, old, new)
+    assert changed(source.output(y), model) == [Layer("pool", "norm.y")]
+
+
+def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    for value in model.graph.output:
+        value.name = new if value.name == old else value.name
+
+
 def test_a_weight_in_the_making_is_no_layer() -> None:
     """The fold has changed the scale with which a weight is dequantized."""
 

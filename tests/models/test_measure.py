@@ -21,6 +21,7 @@ def measure(folded, unfolded, *, rounding=None, dtype=ir.DataType.FLOAT, toleran
     [
         (measure(0, 0), 1e-6),
         (measure(0, 3e-6), 6e-6),
+        (measure(0, np.inf), 1e-6),
         (measure(0, 0, dtype=ir.DataType.FLOAT16), 8e-3),
         (measure(0, 3e-6, tolerance=1e-9), 1e-9),
         (measure(0, 1e-7, rounding=2e-6), 4e-6),

@@ -172,6 +172,30 @@ def test_and_not_by_more(tmp_path) -> None:
         verify.prove(source, folded(source, lambda array: array * np.float32(1 + 1e-5)))
 
 
+def test_a_free_size_at_which_the_source_gives_what_onnx_does_not_is_passed_over(tmp_path) -> None:
+    """onnxruntime finds one place for a window of 24 over 16; onnx none, and the mean of nothing is no number."""
+    draft = Draft()
+    y = draft.node("Conv", draft.input("batch", 3, "height", "width"), draft.drawn(4, 3, 1, 1))
+    y = draft.node("MaxPool", draft.norm(y, 4), kernel_shape=[24, 24], strides=[24, 24])
+    path = tmp_path / "source.onnx"
+    onnx.save(draft.output(draft.node("GlobalAveragePool", y)), path)
+    [error] = verify.prove(path, folded(path)).outputs
+    assert error.folded < error.bound < 1e-5
+    with pytest.raises(ProofError):
+        verify.prove(path, folded(path, lambda array: array * np.float32(1.1)))
+
+
+def test_a_source_that_is_not_finite_proves_nothing(tmp_path) -> None:
+    """float16 overflows where the reference does not: whatever the fold gave would be as right."""
+    draft = Draft(dtype=np.float16)
+    y = draft.norm(draft.node("Conv", draft.input("batch", 3, 5, 5), draft.drawn(4, 3, 3, 3)), 4)
+    y = draft.node("Mul", draft.node("Mul", y, draft.constant([6e4])), draft.constant([6e4]))
+    path = tmp_path / "source.onnx"
+    onnx.save(draft.output(draft.node("Div", y, draft.constant([6e4]))), path)
+    with pytest.raises(ProofError, match=r"the unfolded one by not finite, allowed is 0\.008"):
+        verify.prove(path, folded(path))
+
+
 def test_samples_are_looked_at_too(source) -> None:
     """A fold that is wrong only where the samples are."""
     wrong = folded(source, lambda array: array)
