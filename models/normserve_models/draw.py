@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from normserve_models.graph import runtime_reason
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -75,7 +73,7 @@ def _accepted_size(session: InferenceSession, agrees: Agrees | None) -> int:
         try:
             outputs = session.run(None, batch)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
-            failure = failure or " ".join(str(error).split())
+            failure = failure or runtime_reason(error)
         else:
             if agrees is None or not free or agrees(batch, outputs):
                 return size

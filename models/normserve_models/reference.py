@@ -86,9 +86,7 @@ class Reference:
         held = {value: widened(inputs[str(value.name)]) for value in self._graph.inputs if value.name in inputs}
         outputs = set(self._graph.outputs)
         for number, node in enumerate(self._graph, start=1):
-            with np.errstate(all="ignore"), warnings.catch_warnings():  # infinities and NaN are answers like others
-                warnings.simplefilter("ignore", RuntimeWarning)
-                results = dict(zip(node.outputs, self._run(node, held), strict=False))
+            results = dict(zip(node.outputs, self._run(node, held), strict=False))
             held.update(results)
             if see is not None:
                 _show(results, see)

@@ -154,11 +154,6 @@ class Judge:
             if with_layers:
                 self.layers.look_at(self._paths, some[0])
 
-    def agrees(self, batch: Batch, answers: Sequence[Array]) -> bool:
-        """Tell whether the reference has numbers where the unfolded file has: pools differ in what they leave of little."""
-        [wanted] = self._references([batch], None, None)
-        return all(np.isfinite(relative_error(got, wanted[name])) for name, got in zip(self._outputs, answers, strict=True))
-
     def _answers(self, opened: InferenceSession, batches: Sequence[Batch]) -> list[list[Array]]:
         return [runtime.run(opened, list(self._outputs), batch) for batch in batches]
 

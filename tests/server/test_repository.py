@@ -10,7 +10,6 @@ from normserve_server.session import LoadError
 from normserve_server.version import Loaded
 from prometheus_client import CollectorRegistry
 
-
 REPORT = {
     "folded": 1,
     "left": 2,
