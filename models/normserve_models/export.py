@@ -2,7 +2,8 @@
 
 torch's exporter optimises and folds in float32 when it is let, so it is told not to: folding is this package's work, in
 float64 and with a proof. It also turns a batch norm in training mode silently into an eval one, so the module is
-looked at first.
+looked at first. What it writes as arithmetic on constants, such as a missing bias, becomes a constant: at run time that
+arithmetic would cost a convolution its fusion with what follows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from normserve_models import atomic
+from normserve_models import atomic, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,6 +85,7 @@ def export(
     outputs = _output_names(program) if outputs is None else outputs
     written = _to_onnx(program, list(inputs), outputs, opset)
     _check(program, written.model, outputs)
+    rewrite.compute_constants(written.model)
     if normalization is not None:
         normalization.insert(written.model)
     with atomic.new_file(path) as temporary:

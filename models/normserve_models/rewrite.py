@@ -31,12 +31,14 @@ class Work:
         names: Those that are taken.
         freed: Values that some node has used and does not any more.
         edited: The nodes that have taken something in.
+        suffix: Of the names of new constants.
     """
 
     constants: Constants
     names: graph.Names
     freed: list[ir.Value | None] = field(default_factory=list)
     edited: set[ir.Node] = field(default_factory=set)
+    suffix: str = SUFFIX
 
 
 def apply(plan: Plan, work: Work) -> None:
@@ -64,7 +66,7 @@ def rewrite(edit: Edit, work: Work) -> None:
     node.resize_inputs(max(len(node.inputs), *[index + 1 for index in edit.constants], 0))
     for index, constant in edit.constants.items():
         old = node.inputs[index]
-        name = _base_name(node, index, old)
+        name = _base_name(node, index, old, work.suffix)
         if isinstance(constant, Quantized):
             new = _dequantized(constant, node, name, edit.dtype, work)
         else:
@@ -76,10 +78,10 @@ def rewrite(edit: Edit, work: Work) -> None:
     work.edited.add(node)
 
 
-def _base_name(node: ir.Node, index: int, old: ir.Value | None) -> str:
+def _base_name(node: ir.Node, index: int, old: ir.Value | None, suffix: str) -> str:
     if old is not None and old.is_initializer():
-        return f"{str(old.name).removesuffix(SUFFIX)}{SUFFIX}"
-    return f"{graph.label(node)}.{'weight' if index == 1 else 'bias'}{SUFFIX}"
+        return f"{str(old.name).removesuffix(suffix)}{suffix}"
+    return f"{graph.label(node)}.{'weight' if index == 1 else 'bias'}{suffix}"
 
 
 def _constant(array: F64, node: ir.Node, name: str, dtype: ir.DataType, work: Work) -> ir.Value:
@@ -122,7 +124,7 @@ def _add_behind(node: ir.Node, addend: F64, dtype: ir.DataType, work: Work) -> N
         follower = next(iter(value.uses())).node
         old = follower.inputs[index]
         total = work.constants.require(follower, index) + addend
-        name = _base_name(follower, index, old)
+        name = _base_name(follower, index, old, work.suffix)
         follower.replace_input_with(index, _constant(total, follower, name, dtype, work))
         work.freed.append(old)
         return
@@ -136,6 +138,15 @@ def _add_behind(node: ir.Node, addend: F64, dtype: ir.DataType, work: Work) -> N
     added.replace_input_with(0, value)
     added.replace_input_with(1, _constant(addend, node, f"{graph.label(node)}.shift{SUFFIX}", dtype, work))
     node.graph.insert_after(node, added)
+
+
+def compute_constants(model: ir.Model) -> None:
+    """Do what `settle` does to a model that is not folded, in place."""
+    work = Work(Constants(graph.opsets(model)), graph.Names(model), suffix="")
+    with np.errstate(all="ignore"):
+        settle(model, work)
+    graph.sweep(work.freed)
+    round_exact(work.constants.exact)
 
 
 def settle(model: ir.Model, work: Work) -> None:

@@ -155,3 +155,12 @@ def test_versions_count_up_and_are_never_touched(tmp_path) -> None:
     assert path == model / "4" / "model.onnx"
     assert path.exists()
     assert exporter.publish(nn.ReLU(), {"x": ("FP32", (-1, 3))}, tmp_path / "new") == tmp_path / "new" / "1" / "model.onnx"
+
+
+def test_a_missing_bias_costs_nothing_at_run_time(tmp_path) -> None:
+    """torch writes Expand(CastLike(0, x), Shape(W)), and onnxruntime computes that in every run."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU()).eval()
+    export(network, {"x": ("FP32", (-1, 3, 8, 8))}, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]
+    assert {tensor.name for tensor in model.graph.initializer} == {"0.weight", "node_conv2d.bias"}
