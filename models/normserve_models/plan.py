@@ -23,12 +23,14 @@ class Plan:
     Attributes:
         edits: The constants that change.
         dissolved: The nodes that are left out, each with the index of the input that takes its place.
+        moved: The values that the map has passed: they hold something else then, under whatever name.
         way: What the map has met, in words.
         renames: Whether what takes the place of a node takes its name too, as it does backward.
     """
 
     edits: list[Edit] = field(default_factory=list)
     dissolved: list[tuple[ir.Node, int]] = field(default_factory=list)
+    moved: list[ir.Value] = field(default_factory=list)
     way: list[str] = field(default_factory=list)
     renames: bool = True
     _met: set[ir.Node] = field(default_factory=set)
@@ -52,19 +54,22 @@ class Plan:
         self.way.append(f"{direction} through {named(node)}")
         if step.edit is not None:
             self.edits.append(step.edit)
-        if step.dissolves is not None:
+        if step.dissolves is None:
+            self.moved += [value for value, _ in step.branches]
+        else:
             self.dissolved.append((node, step.dissolves))
 
     def restart(self, edits: list[Edit], dissolved: list[tuple[ir.Node, int]], why: str) -> None:
         """Forget all but the way, and begin with other steps."""
-        self.edits, self.dissolved = edits, dissolved
+        self.edits, self.dissolved, self.moved = edits, dissolved, []
         self._met.clear()
         self.way.append(why)
 
-    def cut(self, edits: int, dissolved: int, last: Edit) -> None:
+    def cut(self, edits: int, dissolved: int, moved: int, last: Edit) -> None:
         """Keep the first steps only, and end in `last`."""
         self.edits[edits:] = [last]
         del self.dissolved[dissolved:]
+        del self.moved[moved:]
         self.way.append(f"back to {named(last.node)}, which takes it")
 
 
@@ -74,7 +79,7 @@ def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan
     Raises:
         StaysError: Something does not let it through, and there was no place to rest before.
     """
-    rested: tuple[int, int, Edit] | None = None  # how much was planned before the place of rest, and what stays there
+    rested: tuple[int, int, int, Edit] | None = None  # how much was planned before the place of rest, and what stays there
     while True:
         try:
             require_sole_use(value, of_body=of_body)
@@ -82,7 +87,7 @@ def carry_back(value: ir.Value, affine: Affine, constants: Constants, plan: Plan
             node = _producer(value)
             plan.meet(node)
             if isinstance(step, Passed) and step.rest is not None:
-                rested = len(plan.edits), len(plan.dissolved), step.rest
+                rested = len(plan.edits), len(plan.dissolved), len(plan.moved), step.rest
             plan.take(node, step, "back")
             if isinstance(step, Absorbed):
                 return

@@ -42,7 +42,14 @@ class Work:
 
 
 def apply(plan: Plan, work: Work) -> None:
-    """Carry out a plan."""
+    """Carry out a plan.
+
+    A value that holds something else from now on gets another name: whoever compares the files may take a name that both have
+    for the same value.
+    """
+    for value in plan.moved:
+        if not value.is_graph_output():
+            value.name = work.names.fresh(f"{str(value.name).removesuffix(SUFFIX)}{SUFFIX}")
     for node, index in plan.dissolved:
         dissolve(node, index, work, renames=plan.renames)
     for edit in plan.edits:  # after that: what is put behind a node must not go into an Add that goes
