@@ -96,6 +96,31 @@ def test_each_layer_that_changed_is_measured(tmp_path) -> None:
         assert 0 < layer.unfolded < 1e-5
 
 
+def through_a_pool(draft: Draft) -> str:
+    y = draft.node("Conv", draft.input("batch", 3, 8, 8), draft.drawn(4, 3, 3, 3))
+    return draft.norm(draft.node("AveragePool", y, kernel_shape=[2, 2]), 4)
+
+
+def through_a_sum_and_a_concat(draft: Draft) -> str:
+    x = draft.input("batch", 3, 8, 8)
+    parts = [draft.node("Conv", x, draft.drawn(4, 3, 3, 3)), draft.node("Conv", x, draft.drawn(4, 3, 3, 3))]
+    total = draft.node("Add", parts[0], draft.drawn(4, 6, 6))
+    return draft.norm(draft.node("Concat", total, parts[1], axis=1), 8)
+
+
+def ahead_through_a_pool(draft: Draft) -> str:
+    y = draft.norm(draft.node("Relu", draft.input("batch", 3, 8, 8)), 3)
+    return draft.node("Conv", draft.node("AveragePool", y, kernel_shape=[2, 2]), draft.drawn(4, 3, 3, 3))
+
+
+@pytest.mark.parametrize("network", [through_a_pool, through_a_sum_and_a_concat, ahead_through_a_pool])
+def test_what_a_map_was_carried_through_is_not_taken_for_wrong(tmp_path, network) -> None:
+    draft = Draft()
+    onnx.save(draft.output(network(draft)), tmp_path / "source.onnx")
+    [layer] = verify.prove(tmp_path / "source.onnx", folded(tmp_path / "source.onnx")).layers
+    assert layer.folded < 1e-6
+
+
 @pytest.mark.parametrize("wrong", range(6))
 def test_the_layer_that_is_wrong_is_named(tmp_path, wrong) -> None:
     source = deep(tmp_path)
