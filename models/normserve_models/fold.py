@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normserve_models import cost, graph, parallel, rewrite, sources
+from normserve_models import cost, graph, parallel, rewrite, sources, wiring
 from normserve_models.constants import Constants, fits
 from normserve_models.legality import Reason, StaysError, named
 from normserve_models.plan import Plan, carry_ahead, carry_back
@@ -94,7 +94,7 @@ class Folding:
     def __init__(self, model: ir.Model, exact: Mapping[ir.Value, F64]) -> None:
         graph.inline_functions(model)
         graph.infer_shapes(model)
-        self.work = Work(Constants(graph.opsets(model)), graph.Names(model))
+        self.work = Work(Constants(graph.opsets(model)), wiring.Names(model))
         self.work.constants.exact.update(exact)
         self._model = model
         self._fates = {source.node: _fate(source) for source in sources.batch_norms(model)}
@@ -110,7 +110,7 @@ class Folding:
 
     def sweep(self) -> None:
         """Remove what folds have left unused."""
-        graph.sweep(self.work.freed)
+        wiring.sweep(self.work.freed)
         self.work.freed.clear()
 
     def _left(self) -> list[Source]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from normserve_models import graph, value_types
+from normserve_models import graph, value_types, wiring
 from normserve_models.admission import FILLS, Admission, Want, is_constant, is_wide
 from normserve_models.value_types import TYPE_ATTRIBUTES, bodies, retyped, schema_of
 
@@ -47,7 +47,7 @@ class Plan:
         self.dtype = dtype
         self._main = model.graph
         self._opsets = graph.opsets(model)
-        self._names = graph.Names(model)
+        self._names = wiring.Names(model)
         self.nodes = list(model.graph.all_nodes())
         self._require_types()
         admission = Admission(self.nodes, self._opsets, dtype)

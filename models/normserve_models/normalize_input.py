@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from normserve_models import graph
+from normserve_models import wiring
 from normserve_models.constants import FLOATS, fits, rounded
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _Chain:
         self.last = value
         self.dtype = value.dtype
         self._graph = model.graph
-        self._names = graph.Names(model)
+        self._names = wiring.Names(model)
         self._stem = value.name
         self._shape = value.shape
         self._first = next(iter(model.graph), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from normserve_models import cost, graph
+from normserve_models import cost, graph, wiring
 from normserve_models.constants import FLOATS, Constants, rounded
 from normserve_models.legality import StaysError
 from normserve_models.steps import OWN_DOMAINS, Edit
@@ -35,7 +35,7 @@ class Work:
     """
 
     constants: Constants
-    names: graph.Names
+    names: wiring.Names
     freed: list[ir.Value | None] = field(default_factory=list)
     edited: set[ir.Node] = field(default_factory=set)
     suffix: str = SUFFIX
@@ -61,7 +61,7 @@ def dissolve(node: ir.Node, index: int, work: Work, *, renames: bool) -> None:
     work.freed.extend(node.inputs)
     value = node.inputs[index]
     assert value is not None  # noqa: S101 - a map has come from there or goes there
-    graph.dissolve(node, value, renames=renames)
+    wiring.dissolve(node, value, renames=renames)
 
 
 def rewrite(edit: Edit, work: Work) -> None:
@@ -149,10 +149,10 @@ def _add_behind(node: ir.Node, addend: F64, dtype: ir.DataType, work: Work) -> N
 
 def compute_constants(model: ir.Model) -> None:
     """Do what `settle` does to a model that is not folded, in place."""
-    work = Work(Constants(graph.opsets(model)), graph.Names(model), suffix="")
+    work = Work(Constants(graph.opsets(model)), wiring.Names(model), suffix="")
     with np.errstate(all="ignore"):
         settle(model, work)
-    graph.sweep(work.freed)
+    wiring.sweep(work.freed)
     round_exact(work.constants.exact)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from normserve_models import graph
+from normserve_models import graph, wiring
 from normserve_models.fold import fold
 from normserve_models.graph import SourceError
 from normserve_models.testing import Draft
@@ -240,7 +240,7 @@ def test_a_result_that_the_checker_refuses_is_said(tmp_path) -> None:
 
 
 def test_names() -> None:
-    names = graph.Names(ir.from_proto(model()))
+    names = wiring.Names(ir.from_proto(model()))
     assert names.fresh("new") == "new"
     assert [names.fresh("weight") for _ in range(2)] == ["weight.2", "weight.3"]
     assert np.unique([names.fresh("new") for _ in range(50)]).size == 50

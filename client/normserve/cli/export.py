@@ -33,17 +33,8 @@ def export(
     outputs: Annotated[
         list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="An output's name; once for each, or for none.")
     ] = None,
-    normalization: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input-normalization",
-            metavar="'mean=M,.. std=S,..'",
-            help="Put (x - mean) / std in front, in the units of what callers send; the server folds it into the first layer.",
-        ),
-    ] = None,
-    input_dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="What callers send, such as uint8 for the bytes of an image.")
-    ] = None,
+    normalization: input_normalization.Texts = None,
+    input_dtype: input_normalization.Dtype = None,
 ) -> None:
     """Export a PyTorch module as the next version of a model.
 

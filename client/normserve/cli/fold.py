@@ -37,17 +37,8 @@ def fold(
         Path | None, typer.Option(metavar="FILE.npz", help="Prove on these inputs too: an array an input, by name.")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Time a run before and after, for about a second.")] = True,
-    normalization: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input-normalization",
-            metavar="'mean=M,.. std=S,..'",
-            help="Fold (x - mean) / std into the first layer, in the units of what callers send: 0 to 255 for bytes.",
-        ),
-    ] = None,
-    input_dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="What callers send in front of that, such as uint8.")
-    ] = None,
+    normalization: input_normalization.Texts = None,
+    input_dtype: input_normalization.Dtype = None,
     precision: Annotated[
         str | None,
         typer.Option(metavar="DTYPE", help="Round once to float16 or bfloat16, with a proof of its own."),

@@ -7,9 +7,10 @@ with `mean=...` and once with `std=...`.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 from normserve_proto import tensors
 
 from normserve.cli.console import InputError
@@ -21,6 +22,16 @@ OPTION = "--input-normalization"
 EXAMPLE = "mean=123.675,116.28,103.53 std=58.395,57.12,57.375"
 KEYS = ("mean", "std")
 DATATYPES = ("UINT8", "INT8", "UINT16", "FP16", "FP32")
+
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        OPTION,
+        metavar="'mean=M,.. std=S,..'",
+        help="Put (x - mean) / std into the first layer, in the units of what callers send: 0 to 255 for bytes.",
+    ),
+]
+Dtype = Annotated[str | None, typer.Option("--input-dtype", metavar="DTYPE", help="What callers send, such as uint8.")]
 
 _AROUND_SIGNS = re.compile(r"\s*([=,])\s*")
 _BETWEEN = re.compile(r"[\s;]+")
