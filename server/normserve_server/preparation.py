@@ -60,7 +60,7 @@ def engine() -> str:
     spec = importlib.util.find_spec(PACKAGE)
     digest = hashlib.sha256()
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in sorted(Path(folder).glob("*.py")):
+        for path in sorted(Path(folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest() if spec else ""
 

@@ -59,7 +59,17 @@ async def test_a_stop_while_preparing_ends_the_child(source: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_the_engine_is_named_by_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_is_named_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All of them, wherever they stand in the package: an artifact of other rules must not be served."""
     assert len(preparation.engine()) == 64
+    (tmp_path / "some_fold" / "rules").mkdir(parents=True)
+    (tmp_path / "some_fold" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(preparation, "PACKAGE", "some_fold")
+    names = {preparation.engine()}
+    for source in ("fold.py", "rules/linear.py"):
+        (tmp_path / "some_fold" / source).write_text("changed = True")
+        names.add(preparation.engine())
+    assert len(names) == 3
     monkeypatch.setattr(preparation, "PACKAGE", "no_such_package")
     assert preparation.engine() == ""
