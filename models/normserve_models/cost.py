@@ -48,11 +48,15 @@ def following_add(value: ir.Value, addend: F64, constants: Constants) -> int | N
     node, read = uses[0]
     if node.op_type != "Add" or node.domain not in OWN_DOMAINS or node.graph is not value.graph:
         return None
-    constant = constant_operand(node, constants)
-    if constant is None or constant == read:
+    try:
+        constant = constant_operand(node, constants)
+        own = None if constant is None else constants.require(node, constant)
+    except StaysError:  # a caller may override it
+        return None
+    if constant is None or own is None or constant == read:
         return None
     known = rank(value)
-    largest = max(constants.require(node, constant).ndim, addend.ndim)
+    largest = max(own.ndim, addend.ndim)
     return constant if known is not None and known == rank(node.outputs[0]) and known >= largest else None
 
 

@@ -93,6 +93,7 @@ class Folding:
 
     def __init__(self, model: ir.Model, exact: Mapping[ir.Value, F64]) -> None:
         graph.inline_functions(model)
+        wiring.sweep_dead(model)
         graph.infer_shapes(model)
         self.work = Work(Constants(graph.opsets(model)), wiring.Names(model))
         self.work.constants.exact.update(exact)

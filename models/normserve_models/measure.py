@@ -38,6 +38,7 @@ ROUNDOFFS = {
     ir.DataType.BFLOAT16: 2.0**-8,
 }
 SLACK = 2.0
+LARGEST_ERROR = 0.5  # of the largest value
 MOST_BY_ROUNDING = 10.0  # times the floor
 FOLDED, UNFOLDED = "folded", "unfolded"
 
@@ -91,13 +92,14 @@ class Allowance:
         """Return the bound of a whole value.
 
         Args:
-            unfolded: How far the unfolded file is off; where that is infinite, it says nothing about the folded one.
+            unfolded: How far the unfolded file is off; where that is no rounding any more, but another function than the
+                reference, it says nothing about the folded one.
             rounding: How far it would be off if its numbers were rounded at random; see `Measure.look_at_rounding`.
         """
         if self.tolerance is not None:
             return self.tolerance
         floor = FLOORS[self.coarsest]
-        measured = unfolded if np.isfinite(unfolded) else 0.0
+        measured = unfolded if unfolded <= LARGEST_ERROR else 0.0
         return max(floor, SLACK * max(measured, min(rounding, MOST_BY_ROUNDING * floor)))
 
     @property

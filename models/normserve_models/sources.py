@@ -152,4 +152,8 @@ def _axis(nodes: list[tuple[ir.Node, int]], constants: Constants) -> tuple[int, 
         return 1, 1
     if len(places) != 1 or min(places)[0] < 1:
         raise StaysError(Reason.AXIS, f"the constants behind {named(nodes[0][0])} differ along {sorted(places)}")
-    return places.pop()
+    [(axis, channels)] = places
+    first, index = nodes[0]
+    if (dims(first.inputs[index]) or [])[axis : axis + 1] != [channels]:  # it may be 1, which the constants would widen
+        raise StaysError(Reason.AXIS, f"what {named(first)} reads is not known to have {channels} channels")
+    return axis, channels

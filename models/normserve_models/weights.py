@@ -124,6 +124,9 @@ def _quantized(node: ir.Node, constants: Constants) -> Quantized:
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if integers is None or integers.dtype not in {np.dtype(np.int8), np.dtype(np.uint8)} or scale.ndim > 1:
         raise StaysError(Reason.DTYPE, f"{named(node)} reads no constant of int8 or uint8, or has its scales in blocks")
+    wanted = node.attributes.get_int("output_dtype", 0)
+    if wanted and wanted != constants.dtype(node.inputs[1]):
+        raise StaysError(Reason.DTYPE, f"{named(node)} gives another type than that of its scale")
     if constants.opset < FIRST_PER_AXIS_OPSET:
         raise StaysError(
             Reason.OPSET, f"a scale per channel needs opset {FIRST_PER_AXIS_OPSET}, the file has {constants.opset}"

@@ -58,6 +58,11 @@ def _become_identity(node: ir.Node, kept: ir.Value) -> None:
     node.replace_input_with(0, kept)
 
 
+def sweep_dead(model: ir.Model) -> None:
+    """Remove what no output depends on: it would stand in the way of a fold as a reader, and is never run."""
+    sweep(value for node in model.graph.all_nodes() for value in node.outputs)
+
+
 def sweep(values: Iterable[ir.Value | None]) -> None:
     """Remove those initializers that nothing uses any more, and the nodes that made such constants."""
     pending = list(dict.fromkeys(values))  # once each: asking a value for its uses costs as much as it has

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32 in the file
 ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+SUMS = ("Add", "Sum")
 
 
 def constant_operand(node: ir.Node, constants: Constants) -> int | None:
@@ -44,7 +45,7 @@ def of_constant(node: ir.Node, index: int, rank: int, axis: int, channels: int, 
     """
     values = np.broadcast_to(_per_channel(node, constants.require(node, index), rank, axis, channels), channels)
     one, zero = np.ones(channels), np.zeros(channels)
-    if node.op_type == "Add":
+    if node.op_type in SUMS:
         return Affine(one, values, axis)
     if node.op_type == "Sub":
         return Affine(one, -values, axis) if index == 1 else Affine(-one, values, axis)
@@ -73,7 +74,7 @@ def arithmetic_back(node: ir.Node, affine: Affine, constants: Constants) -> Step
     try:
         own = of_constant(node, constant, rank, affine.axis, affine.channels, constants)
     except StaysError:
-        if node.op_type != "Add":
+        if node.op_type not in SUMS:
             raise
         return _shift_in_place(node, constant, rank, affine, constants)
     return Passed([(value, affine.after(own.scale, own.shift))], dissolves=1 - constant)

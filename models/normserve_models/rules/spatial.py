@@ -64,6 +64,7 @@ def _scale_only(node: ir.Node, affine: Affine) -> Step:
     if dtype not in FLOATS:
         raise StaysError(Reason.DTYPE, f"the type of the output of {named(node)} is not known")
     shift = along(affine.shift, require_rank(node, node.outputs[0]), affine.axis)
+    _not_pooled(node, affine.axis)
     return Passed([(source(node), affine.without_shift())], edit=Edit(node, {}, dtype, behind=shift))
 
 
@@ -118,9 +119,15 @@ def _kept(node: ir.Node, constants: Constants) -> list[int]:
     return [axis for axis in range(rank) if keeps or axis not in reduced]
 
 
+def _not_pooled(node: ir.Node, axis: int) -> int:
+    if axis > 1:
+        raise StaysError(Reason.AXIS, f"{named(node)} slides over axis {axis}, the channels")
+    return axis
+
+
 def _axis_before(node: ir.Node, axis: int, constants: Constants) -> int:
     if node.op_type not in REDUCTIONS:
-        return axis
+        return _not_pooled(node, axis)
     before = _kept(node, constants)[axis]
     _require_not_reduced(node, before, constants)
     return before
@@ -128,7 +135,7 @@ def _axis_before(node: ir.Node, axis: int, constants: Constants) -> int:
 
 def _axis_after(node: ir.Node, axis: int, constants: Constants) -> int:
     if node.op_type not in REDUCTIONS:
-        return axis
+        return _not_pooled(node, axis)
     _require_not_reduced(node, axis, constants)
     return _kept(node, constants).index(axis)
 
@@ -221,7 +228,7 @@ def _border(node: ir.Node, constants: Constants) -> float:
 @backward("Resize", "Upsample")
 def resize_back(node: ir.Node, affine: Affine, constants: Constants) -> Step:
     """Weights of an interpolation sum to 1."""
-    _require_interpolation(node, affine)
+    _require_interpolation(node, affine, constants)
     return Passed([(source(node), affine)])
 
 
@@ -230,14 +237,31 @@ def resize_ahead(node: ir.Node, index: int, affine: Affine, constants: Constants
     """As backward."""
     _require_first(node, index)
     require_uniform(node, affine)
-    _require_interpolation(node, affine)
+    _require_interpolation(node, affine, constants)
     return Passed([(node.outputs[0], affine)])
 
 
-def _require_interpolation(node: ir.Node, affine: Affine) -> None:
+def _require_interpolation(node: ir.Node, affine: Affine, constants: Constants) -> None:
     extrapolates = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     if extrapolates or node.attributes.get_string("mode", "nearest") not in INTERPOLATIONS:
         raise StaysError(Reason.BLOCKED, f"{named(node)} interpolates with values of its own")
     shapes = [dims(value) for value in (node.inputs[0], node.outputs[0])]
     if any(shape is None or len(shape) <= affine.axis or shape[affine.axis] != affine.channels for shape in shapes):
         raise StaysError(Reason.AXIS, f"{named(node)} changes the channels, or its sizes are not known")
+    factor = _factor(node, affine.axis, constants)
+    if factor != 1.0:  # 1.1 times four channels are four again, and mixed
+        raise StaysError(Reason.AXIS, f"{named(node)} resizes the channels by {factor}")
+
+
+def _factor(node: ir.Node, axis: int, constants: Constants) -> float | None:
+    """Return the scale of an axis; 1 where sizes are given instead, and None where it is computed at run time."""
+    place = 2 if len(node.inputs) > 2 else 1
+    given = node.inputs[place] if place < len(node.inputs) else None
+    if given is None:
+        return 1.0
+    scales = constants.read(given)
+    axes = node.attributes.get_ints("axes", None)
+    if scales is None or scales.size == 0:
+        return None if scales is None else 1.0
+    listed = list(range(scales.size)) if axes is None else [at % len(dims(node.inputs[0]) or [1]) for at in axes]
+    return float(scales.reshape(-1)[listed.index(axis)]) if axis in listed else 1.0
