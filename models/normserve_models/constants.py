@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.kernels import KERNELS
 from normserve_models.legality import Reason, StaysError, named
 
@@ -149,7 +150,7 @@ class Constants:
 
     def _compute(self, value: ir.Value, depth: int) -> Known | None:
         node = value.producer()
-        if node is None or node.domain not in {"", "ai.onnx"} or value.index() != 0:
+        if node is None or node.domain not in OWN_DOMAINS or value.index() != 0:
             return None
         if node.op_type == "Constant":
             tensor = ir.convenience.get_const_tensor(value)

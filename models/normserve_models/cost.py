@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import Reason, StaysError, dims, named, rank, shared
 from normserve_models.report import Cost
 from normserve_models.rules.elementwise import constant_operand
-from normserve_models.steps import OWN_DOMAINS
 from normserve_models.weights import Quantized
 
 if TYPE_CHECKING:

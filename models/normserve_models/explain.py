@@ -11,6 +11,7 @@ import numpy as np
 from normserve_models import graph
 from normserve_models.constants import Constants
 from normserve_models.legality import Reason, StaysError
+from normserve_models.rules.elementwise import DEFAULT_EPSILON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("scale", "shift", "mean", "variance")
 SUFFIX = ".weight"  # of what PyTorch calls the scale of a module
-DEFAULT_EPSILON = float(np.float32(1e-5))
 MOST_NAMED = 5
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from normserve_models.graph import OWN_DOMAINS
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -94,7 +96,7 @@ def shared(value: ir.Value) -> bool:
 def _reads_outside_only(node: ir.Node, index: int) -> bool:
     """Tell whether a use reads only the shape or the type, which no fold changes; exporters like to write those."""
     shape_only = node.op_type in {"Shape", "Size"} or (node.op_type == "CastLike" and index == 1)
-    return shape_only and node.domain in {"", "ai.onnx"}
+    return shape_only and node.domain in OWN_DOMAINS
 
 
 def require_axis(node: ir.Node, axis: int, wanted: int, channels: int, available: int) -> None:
@@ -147,7 +149,7 @@ def require_sample_shape(node: ir.Node, value: ir.Value | None) -> list[int]:
     """Return the shape of `value` with 1 for its first extent; raise StaysError where another extent is not fixed."""
     shape = dims(value)
     if shape is None or any(not isinstance(size, int) for size in shape[1:]):
-        raise StaysError(Reason.DYNAMIC_PADDING, f"{named(node)} pads a tensor of shape {_shown(shape)}")
+        raise StaysError(Reason.DYNAMIC_PADDING, f"{named(node)} pads a tensor of shape {shown(shape)}")
     return [1, *[int(size) for size in shape[1:] if size is not None]]
 
 
@@ -159,5 +161,6 @@ def require_field(node: ir.Node, value: ir.Value | None, affine: Affine) -> F64:
     return affine.field(shape)
 
 
-def _shown(shape: list[int | str | None] | None) -> str:
+def shown(shape: list[int | str | None] | None) -> str:
+    """Return a shape for people."""
     return "that is not known" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

@@ -19,9 +19,10 @@ import onnx_ir as ir
 
 from normserve_models import graph, rewrite
 from normserve_models.constants import fits
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import StaysError, dims, require_sole_use
 from normserve_models.rules.elementwise import batch_norm
-from normserve_models.steps import OWN_DOMAINS, Edit
+from normserve_models.steps import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

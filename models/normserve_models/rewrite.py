@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from normserve_models import cost, graph, wiring
 from normserve_models.constants import FLOATS, Constants, rounded
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import StaysError
-from normserve_models.steps import OWN_DOMAINS, Edit
+from normserve_models.steps import Edit
 from normserve_models.weights import Dense, Quantized
 
 if TYPE_CHECKING:

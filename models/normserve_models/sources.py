@@ -14,9 +14,9 @@ import numpy as np
 from normserve_models import graph
 from normserve_models.affine import Affine
 from normserve_models.constants import FLOATS
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import Reason, StaysError, dims, named, rank, readers
 from normserve_models.rules.elementwise import ARITHMETIC, batch_norm, constant_operand, of_constant
-from normserve_models.steps import OWN_DOMAINS
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import Reason, StaysError, named
 
 if TYPE_CHECKING:
     from normserve_models.affine import F64, Affine
     from normserve_models.constants import Constants
     from normserve_models.weights import Weight
-
-OWN_DOMAINS = frozenset(("", "ai.onnx"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from normserve_models.graph import OWN_DOMAINS
 from normserve_models.legality import Reason, StaysError, named
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def read(node: ir.Node, index: int, constants: Constants) -> Weight:
     """
     value = node.inputs[index] if index < len(node.inputs) else None
     producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "DequantizeLinear" or producer.domain not in {"", "ai.onnx"}:
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.domain not in OWN_DOMAINS:
         return Dense(constants.require(node, index))
     return _quantized(producer, constants)
 

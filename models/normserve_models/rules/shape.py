@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normserve_models.affine import Affine
-from normserve_models.legality import Reason, StaysError, dims, named, require_axis, require_rank
+from normserve_models.legality import Reason, StaysError, dims, named, require_axis, require_rank, shown
 from normserve_models.steps import Passed, Step, backward, forward
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _regrouped(node: ir.Node, affine: Affine, old: ir.Value, new: ir.Value) -> A
     found = follow(affine.axis, affine.channels, before, after)
     if found is None:
         raise StaysError(
-            Reason.AXIS, f"{named(node)} makes {_shown(after)} of {_shown(before)}, and axis {affine.axis} gets lost"
+            Reason.AXIS, f"{named(node)} makes {shown(after)} of {shown(before)}, and axis {affine.axis} gets lost"
         )
     axis, outer, inner = found
     scale = np.tile(np.repeat(affine.scale, inner), outer)
@@ -128,10 +128,6 @@ def _reshaped_field(node: ir.Node, field: F64, before: Dims, after: Dims) -> F64
     shape = [1, *before[1:]]
     full = np.broadcast_to(field, [int(size) for size in shape if size is not None])
     return full.reshape(-1) if len(sizes) == 1 else full.reshape(1, *sizes)
-
-
-def _shown(shape: Dims) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
 
 
 def follow(axis: int, channels: int, before: Dims, after: Dims) -> tuple[int, int, int] | None:
