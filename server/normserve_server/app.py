@@ -121,8 +121,8 @@ class App:
         door = Door(self._metrics, self._admission)
         inference = InferenceServicer(self._repository, version)
         handlers = (
-            door.service(INFERENCE, inference, inference.codecs),
-            door.service(NORMALIZATION, NormalizationServicer(self._normalizer, self._settings.max_queue_size)),
+            door.service(INFERENCE, [inference], inference.codecs),
+            door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
         )
         server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

@@ -5,7 +5,7 @@ being a `grpc.aio.ServerInterceptor`, which would be looked up again for each ca
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -40,15 +40,16 @@ class Door:
         self._admission = admission
 
     def service(
-        self, descriptor: ServiceDescriptor, servicer: object, codecs: dict[str, Codec] | None = None
+        self, descriptor: ServiceDescriptor, servicers: Sequence[object], codecs: dict[str, Codec] | None = None
     ) -> grpc.GenericRpcHandler:
-        """Builds the method table of a service: each unary RPC that the servicer has a method for.
+        """Builds the method table of a service: each unary RPC that one of the servicers has a method for.
 
-        What it has no method for, gRPC answers with UNIMPLEMENTED.
+        What none has a method for, gRPC answers with UNIMPLEMENTED.
 
         Args:
             descriptor: the service.
-            servicer: has a coroutine method `(request, call) -> response` named like each RPC that it offers.
+            servicers: share the RPCs out among them: each has a coroutine method `(request, call) -> response` named like each
+                RPC that it offers.
             codecs: by RPC, how requests are parsed and responses serialized; protobuf's way where not given.
         """
         table = {
@@ -56,6 +57,7 @@ class Door:
                 method.name, getattr(servicer, method.name), (codecs or {}).get(method.name) or _protobuf(method)
             )
             for method in descriptor.methods
+            for servicer in servicers
             if hasattr(servicer, method.name)
         }
         return grpc.method_handlers_generic_handler(descriptor.full_name, table)

@@ -4,8 +4,10 @@ What is honoured is `name`, `max_batch_size`, `platform`, `backend`, `default_mo
 `dynamic_batching`; everything else is refused by name, because a setting that is silently ignored is worse than none.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from google.protobuf import text_format
 from normserve_proto import open_inference_pb2 as pb
@@ -18,16 +20,83 @@ _HONOURED = {"name", "platform", "backend", "max_batch_size", "default_model_fil
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """How long requests of one priority wait, and how many.
+
+    Attributes:
+        timeout_seconds: longest stay in the queue where the request says nothing; None for any.
+        timeout_override: whether a request may choose a shorter or longer stay.
+        delay_expired: those whose time is over wait behind all others, instead of being refused.
+        max_queue_size: most requests that wait; None for the server's setting.
+    """
+
+    timeout_seconds: float | None = None
+    timeout_override: bool = True
+    delay_expired: bool = False
+    max_queue_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How batches are cut; ModelDynamicBatching's fields in this service's units.
+
+    Attributes:
+        preferred_sizes: sizes, in samples, worth waiting for, ascending; empty for the largest that there is.
+        max_delay_seconds: longest wait for company; 0 for none.
+        preserve_ordering: answers leave in the order that requests came.
+        priority_levels: priorities are 1, the highest, to this; 0 where all requests are equal.
+        default_priority: of a request that names none.
+        policy: of every priority that has none of its own in `policies`.
+        policies: by priority.
+        buckets: sizes that batches are padded to, ascending; empty for none; None for the device's default.
+    """
+
+    preferred_sizes: tuple[int, ...] = ()
+    max_delay_seconds: float = 0.0
+    preserve_ordering: bool = False
+    priority_levels: int = 0
+    default_priority: int = 0
+    policy: QueuePolicy = QueuePolicy()
+    policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
+    buckets: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceGroup:
+    """Instances of one kind.
+
+    Attributes:
+        count: how many; for each GPU of `gpus` where there are some.
+        kind: "auto" for the server's device, "cpu" or "gpu".
+        gpus: numbers of the GPUs; empty for the server's, or all.
+    """
+
+    count: int = 1
+    kind: Literal["auto", "cpu", "gpu"] = "auto"
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """How a model is to be served.
 
     Attributes:
         filename: the model's file in each version's folder.
         max_batch_size: most samples in a run; 0 for no batching; None to find out from the file.
+        batching: how batches are cut.
+        instances: at least one group.
+        threads: within one operator; None for the service's choice.
+        labels: by output, the labels of its classes.
+        message: config.pbtxt as it was given; empty where there is none.
     """
 
     filename: str = MODEL
     max_batch_size: int | None = None
+    batching: Batching = Batching()
+    instances: tuple[InstanceGroup, ...] = (InstanceGroup(),)
+    threads: int | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    message: pb.ModelConfig = field(default_factory=pb.ModelConfig, compare=False)
 
 
 def read(folder: Path) -> ModelConfig:
@@ -45,7 +114,7 @@ def read(folder: Path) -> ModelConfig:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise LoadError(f"{FILE}: {error}") from None
     _check(config, folder.name)
-    return ModelConfig(config.default_model_filename or MODEL, config.max_batch_size)
+    return ModelConfig(config.default_model_filename or MODEL, config.max_batch_size, message=config)
 
 
 def _check(config: pb.ModelConfig, model: str) -> None:

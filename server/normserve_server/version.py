@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from normserve_proto import open_inference_pb2 as pb
+
 from normserve_server.batching import Batcher
 from normserve_server.servable import Servable, Signature
+from normserve_server.statistics import Statistics
 
 # The states of the protocol's RepositoryIndex.
 LOADING = "LOADING"
@@ -24,11 +27,15 @@ class Loaded:
         servable: the model itself.
         batcher: its queue, and the instances behind it.
         report: report.json of its folding; empty where nothing was folded.
+        config: how it is served, completed from the model's file; what the ModelConfig RPC answers.
+        statistics: what its requests add up to.
     """
 
     servable: Servable
     batcher: Batcher
     report: Mapping[str, Any] = field(default_factory=dict)
+    config: pb.ModelConfig = field(default_factory=pb.ModelConfig)
+    statistics: Statistics = field(default_factory=Statistics)
 
 
 @dataclass(slots=True, eq=False)
