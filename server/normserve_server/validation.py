@@ -30,12 +30,14 @@ class Work:
         size: samples, at least 1; 1 where the model has no batch axis.
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
+        priority: 1 is the highest; 0 for the model's default.
     """
 
     inputs: Mapping[str, Array]
     size: int
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Plan:
         layouts: how the inputs lie in the raw contents, in the message's order.
         names: the inputs' names in the signature's order.
         outputs: positions, in the signature's outputs, of what was asked for, in that order.
-        size: as `Work` has it; `shape_key` and `timeout_seconds` likewise.
+        size: as `Work` has it; `shape_key`, `timeout_seconds` and `priority` likewise.
     """
 
     layouts: tuple[tensors.Layout, ...]
@@ -55,6 +57,7 @@ class Plan:
     size: int
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
+    priority: int = 0
 
     def bind(self, raw: Sequence[Buffer]) -> Work:
         """Views raw contents as the inputs.
@@ -69,7 +72,8 @@ class Plan:
 
     def work(self, given: Mapping[str, Array]) -> Work:
         """Puts decoded inputs in the signature's order."""
-        return Work({name: given[name] for name in self.names}, self.size, self.shape_key, self.timeout_seconds)
+        inputs = {name: given[name] for name in self.names}
+        return Work(inputs, self.size, self.shape_key, self.timeout_seconds, self.priority)
 
 
 def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
@@ -80,7 +84,7 @@ def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
         TensorError: a shape that no tensor can have.
         UnimplementedError: shared memory, classification or sequences, which this server does not offer.
     """
-    timeout = _timeout(message.parameters)
+    timeout, priority = _queueing(message.parameters)
     names = tuple(spec.name for spec in signature.inputs)
     _check_names(names, [tensor.name for tensor in message.inputs])
     _refuse_extensions(message)
@@ -96,6 +100,7 @@ def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
         size=_size(signature, shapes),
         shape_key=tuple(shapes[name][first:] for name in names),
         timeout_seconds=timeout,
+        priority=priority,
     )
 
 
@@ -104,10 +109,10 @@ def has_contents(message: pb.ModelInferRequest) -> bool:
     return any(tensor.HasField("contents") for tensor in message.inputs)
 
 
-def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
-    """The queue timeout in seconds; refuses what is reserved or of the wrong kind on the way."""
+def _queueing(parameters: Mapping[str, pb.InferParameter]) -> tuple[float | None, int]:
+    """The queue timeout in seconds, and the priority; refuses what is reserved or of the wrong kind on the way."""
     if not parameters:
-        return None
+        return None, 0
     for key, parameter in parameters.items():
         if key.startswith("triton_") and key != _EMPTY_FINAL_RESPONSE:
             raise InvalidRequestError(f"parameter '{key}': names that begin with triton_ are reserved")
@@ -119,7 +124,7 @@ def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
     timeout = _value(parameters["timeout"]) if "timeout" in parameters else 0
     if not _is_natural(timeout):
         raise InvalidRequestError(f"parameter 'timeout' is an integer of microseconds >= 0, got {timeout!r}")
-    return timeout / 1e6 if timeout else None
+    return timeout / 1e6 if timeout else None, priority
 
 
 def _value(parameter: pb.InferParameter) -> Any:

@@ -49,13 +49,15 @@ def test_outputs_come_in_the_order_they_are_asked_for() -> None:
     assert plan(SIGNATURE, message).outputs == (1, 0)
 
 
-def test_the_queue_timeout_is_in_microseconds() -> None:
+def test_the_queue_timeout_is_in_microseconds_and_the_priority_goes_along() -> None:
     message = request()
     message.parameters["timeout"].int64_param = 2_500_000
     message.parameters["priority"].uint64_param = 1
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     message.parameters["anything"].string_param = "of the caller's own"
-    assert check(SIGNATURE, message).timeout_seconds == 2.5
+    work = check(SIGNATURE, message)
+    assert (work.timeout_seconds, work.priority) == (2.5, 1)
+    assert check(SIGNATURE, request()).priority == 0
 
 
 def _unknown_input(m: pb.ModelInferRequest) -> None:
