@@ -6,6 +6,7 @@ from normserve.aio import AsyncClient
 from normserve.client import Client
 from normserve.errors import (
     AccessError,
+    AlreadyExistsError,
     CallCancelledError,
     DeadlineExceededError,
     InternalError,
@@ -22,6 +23,7 @@ __version__ = _version("normserve")
 
 __all__ = [
     "AccessError",
+    "AlreadyExistsError",
     "AsyncClient",
     "CallCancelledError",
     "Client",

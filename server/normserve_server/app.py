@@ -32,8 +32,10 @@ from normserve_server.interceptors import Door
 from normserve_server.loading import CONCURRENT_LOADS, Loader
 from normserve_server.metrics import Metrics
 from normserve_server.normalization import NormalizationServicer
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.settings import Settings
+from normserve_server.shared_memory_service import SharedMemoryServicer
 from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -119,9 +121,10 @@ class App:
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS)
         door = Door(self._metrics, self._admission)
-        inference = InferenceServicer(self._repository, version)
+        regions = Regions(allowed=self._settings.allow_shared_memory)
+        inference = InferenceServicer(self._repository, version, regions)
         handlers = (
-            door.service(INFERENCE, [inference], inference.codecs),
+            door.service(INFERENCE, [inference, SharedMemoryServicer(regions)], inference.codecs),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
         )
         server.add_generic_rpc_handlers(handlers)

@@ -1,25 +1,14 @@
 """The Open Inference Protocol's RPCs, over the repository."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
-from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.interceptors import Codec
-from normserve_server.plans import InferRequest, Plans
+from normserve_server.plans import InferRequest, InferResponse, Plans
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.servable import TensorSpec
-
-
-@dataclass(frozen=True, slots=True)
-class InferResponse:
-    """A ModelInfer answer before it is bytes: the serialized message without its raw contents, and what those are made of."""
-
-    head: bytes
-    outputs: Sequence[Array]
 
 
 class InferenceServicer:
@@ -28,13 +17,14 @@ class InferenceServicer:
     Args:
         repository: the models.
         version: the server's version, for ServerMetadata.
+        regions: the shared memory that requests may name.
     """
 
     codecs: dict[str, Codec]
 
-    def __init__(self, repository: Repository, version: str) -> None:
+    def __init__(self, repository: Repository, version: str, regions: Regions) -> None:
         self._repository = repository
-        self._plans = Plans(repository)
+        self._plans = Plans(repository, regions)
         self._version = version
         self.codecs = {"ModelInfer": (parse_request, serialize_response)}
 
@@ -78,8 +68,7 @@ class InferenceServicer:
         planned, work = self._plans.find(request, call)
         call.lap("decode")
         outputs = await planned.version.batcher.submit(work, call)
-        wanted = [outputs[position] for position in planned.plan.outputs]
-        return InferResponse(planned.answer_head(wanted), wanted)
+        return planned.answer(work, outputs)
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, _call: Call

@@ -29,6 +29,7 @@ class Loaded:
         report: report.json of its folding; empty where nothing was folded.
         config: how it is served, completed from the model's file; what the ModelConfig RPC answers.
         statistics: what its requests add up to.
+        labels: by output, the labels of its classes.
     """
 
     servable: Servable
@@ -36,6 +37,7 @@ class Loaded:
     report: Mapping[str, Any] = field(default_factory=dict)
     config: pb.ModelConfig = field(default_factory=pb.ModelConfig)
     statistics: Statistics = field(default_factory=Statistics)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +79,11 @@ class Version:
     def batcher(self) -> Batcher:
         """Where its requests go; only once it is loaded."""
         return self._loaded().batcher
+
+    @property
+    def class_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """By output, the labels of its classes; only once it is loaded."""
+        return self._loaded().labels
 
     @property
     def provider(self) -> str:
