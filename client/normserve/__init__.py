@@ -18,6 +18,7 @@ from normserve.errors import (
     UnimplementedError,
 )
 from normserve.results import ModelIndex, ModelMetadata, NormResult, ServerMetadata, TensorMetadata
+from normserve.shared_memory import SharedMemoryWarning
 
 __version__ = _version("normserve")
 
@@ -37,6 +38,7 @@ __all__ = [
     "NotFoundError",
     "ResourceExhaustedError",
     "ServerMetadata",
+    "SharedMemoryWarning",
     "TensorMetadata",
     "UnavailableError",
     "UnimplementedError",

@@ -28,7 +28,10 @@ MODEL_METADATA = _SERVICE + "ModelMetadata"
 MODEL_INFER = _SERVICE + "ModelInfer"
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+REGISTER = _SERVICE + "SystemSharedMemoryRegister"
+UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
 
+# Pure functions of their requests, so that a call may be sent again.
 METHODS = (
     SERVER_LIVE,
     SERVER_READY,
@@ -39,6 +42,9 @@ METHODS = (
     REPOSITORY_INDEX,
     NORMALIZE,
 )
+# What changes the server: sent again, it would fail for having worked.
+CHANGES = (REGISTER, UNREGISTER)
+ALL_METHODS = (*METHODS, *CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Call(Generic[T]):
     """One unary call, before it is sent.
 
     Attributes:
-        method: the path, one of `METHODS`.
+        method: the path, one of `ALL_METHODS`.
         request: the serialized request.
         parse: reads the serialized response.
     """
@@ -67,6 +73,23 @@ class Call(Generic[T]):
             raise InternalError(f"the server's answer cannot be read: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A ModelInfer request, before it is decided how its tensors travel.
+
+    Attributes:
+        message: the request, without its tensors' bytes.
+        raw: the bytes of each input.
+    """
+
+    message: pb.ModelInferRequest
+    raw: Sequence[tensors.Buffer]
+
+    def call(self) -> Call[dict[str, Array]]:
+        """Gives the call with all tensors in the message."""
+        return Call(MODEL_INFER, joined(self.message, self.raw), _read_infer)
+
+
 def infer(
     model: str,
     inputs: Mapping[str, Array],
@@ -75,8 +98,12 @@ def infer(
     outputs: Iterable[str] | None = None,
     request_id: str = "",
     parameters: Mapping[str, Parameter] | None = None,
-) -> Call[dict[str, Array]]:
-    """Runs a model; see `Client.infer`."""
+) -> Inference:
+    """Runs a model; see `Client.infer`.
+
+    Raises:
+        InvalidArgumentError: a dtype has no name on the wire, or a parameter cannot travel.
+    """
     arrays = {name: np.asarray(array) for name, array in inputs.items()}
     raw = [encode_input(name, array) for name, array in arrays.items()]
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
@@ -86,7 +113,12 @@ def infer(
         request.outputs.add(name=name)
     for key, value in (parameters or {}).items():
         request.parameters[key].CopyFrom(_parameter(key, value))
-    return Call(MODEL_INFER, wire.join(request.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw), _read_infer)
+    return Inference(request, raw)
+
+
+def joined(message: pb.ModelInferRequest, raw: Sequence[tensors.Buffer]) -> bytes:
+    """Serializes a request with its inputs' bytes."""
+    return wire.join(message.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw)
 
 
 def server_live() -> Call[bool]:
@@ -119,6 +151,18 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     return Call(REPOSITORY_INDEX, request, _read_repository_index)
 
 
+def register(name: str, key: str, byte_size: int) -> Call[None]:
+    """Registers all of a shared memory object as a region."""
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size).SerializeToString()
+    return Call(REGISTER, request, lambda _response: None)
+
+
+def unregister(name: str) -> Call[None]:
+    """Makes the server forget a region."""
+    request = pb.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
+    return Call(UNREGISTER, request, lambda _response: None)
+
+
 def encode_input(name: str, array: Array) -> tensors.Buffer:
     """Gives the raw bytes of an argument.
 
@@ -147,9 +191,19 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
 
 
 def _read_infer(data: bytes) -> dict[str, Array]:
+    response, raw = split_answer(data)
+    return tensors.decode_all(response.outputs, raw)
+
+
+def split_answer(data: bytes) -> tuple[pb.ModelInferResponse, Sequence[tensors.Buffer]]:
+    """Separates an answer's message and the bytes of its outputs, which are views of `data`.
+
+    Raises:
+        DecodeError: it is not a ModelInferResponse.
+    """
     head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
     response = pb.ModelInferResponse.FromString(head)
-    return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
+    return response, response.raw_output_contents if raw is None else raw
 
 
 def _read_model_metadata(data: bytes) -> ModelMetadata:
