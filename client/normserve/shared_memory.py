@@ -46,7 +46,7 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the last answer to requests of a kind was like: its version, and the bytes that each output took."""
+    """What answers to requests of a kind are like: the last one's version, and the most bytes that each output took."""
 
     version: str
     sizes: Mapping[str, int]
@@ -75,7 +75,7 @@ class SharedMemory:
         if answer is None or (known and known.version != answer.version and not request.message.outputs):
             # Also where a new version has answered: it may have outputs that were not asked for.
             answer = yield through_message(request)
-        self._remember(kind, Known(answer.version, answer.sizes()))
+        self._remember(kind, answer, known)
         return answer.outputs
 
     def close(self) -> Steps[None]:
@@ -141,10 +141,13 @@ class SharedMemory:
             except NotFoundError:
                 continue
 
-    def _remember(self, kind: object, known: Known) -> None:
+    def _remember(self, kind: object, answer: Answer, before: Known | None) -> None:
         if len(self._known) >= MOST_KINDS:  # shapes that are never the same, say
             self._known.clear()
-        self._known[kind] = known
+        least = before.sizes if before else {}  # where sizes vary, room for the largest so far
+        self._known[kind] = Known(
+            answer.version, {name: max(size, least.get(name, 0)) for name, size in answer.sizes().items()}
+        )
 
 
 def _kind(message: pb.ModelInferRequest) -> object:
