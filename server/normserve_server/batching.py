@@ -14,7 +14,7 @@ from normserve_proto.tensors import Array
 from prometheus_client import Histogram
 
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
+from normserve_server.errors import OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Outcome
 from normserve_server.validation import Work
 
@@ -114,7 +114,7 @@ class Batcher:
 
         Raises:
             OverloadedError: the queue is full.
-            DeadlineExceededError: its time was over before an instance was free.
+            QueueTimeoutError: its time was over before an instance was free.
             UnavailableError: the version is unloading.
             ServiceError: the model failed on it.
         """
@@ -171,7 +171,7 @@ class Batcher:
             decision = cut(self._queue, moment, self._max_batch_size)
             self._queue = decision.waiting
             for pending in decision.expired:
-                pending.future.set_exception(DeadlineExceededError(_waited(pending, moment)))
+                pending.future.set_exception(QueueTimeoutError(_waited(pending, moment)))
             if decision.batch:
                 self._start(self._idle.pop(), decision.batch, moment)
         if not self._queue and len(self._idle) == len(self._instances):
