@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from normserve_server.statistics import Statistics
+from normserve_server.statistics import Laps, Statistics
 
 now = time.perf_counter  # the one clock of the service: monotonic, seconds
 
@@ -20,6 +20,7 @@ class Call:
         statistics: the version's, once it is known that the call wants an inference of it.
         phases: seconds in each phase that the call has left.
         started: when its message came, by `now`.
+        samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
     """
 
     method: str
@@ -30,6 +31,8 @@ class Call:
     statistics: Statistics | None = None
     phases: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=now)
+    samples: int = 0
+    laps: Laps | None = None
     mark: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from normserve_server.calls import Call, now
 from normserve_server.errors import Codes, DeadlineExceededError
 from normserve_server.metrics import Metrics
 from normserve_server.refusals import Refusal, refusal
+from normserve_server.statistics import Statistics
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
 from normserve_server.tracing import Traces
 
@@ -127,10 +128,17 @@ class Door:
         series.bytes_in.inc(bytes_in)
         series.bytes_out.inc(bytes_out)
         self._metrics.observe(series, call.phases)
-        if call.statistics is not None and code is not grpc.StatusCode.OK:
-            call.statistics.failed(seconds)
+        if call.statistics is not None:
+            _add_up(call.statistics, call, code, seconds)
         if self._traces.on:
             self._traces.note(call, code.name, seconds)
+
+
+def _add_up(statistics: Statistics, call: Call, code: grpc.StatusCode, seconds: float) -> None:
+    if code is not grpc.StatusCode.OK:
+        statistics.failed(seconds)
+    elif call.laps is not None:
+        statistics.answered(call.samples, call.phases.get("queue", 0.0), call.laps, seconds)
 
 
 def _protobuf(method: Any) -> Codec:

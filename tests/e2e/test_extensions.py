@@ -64,28 +64,45 @@ def test_a_full_queue_is_unavailable_and_says_when_to_come_back(stub: GRPCInfere
 
 
 def test_a_queue_timeout_is_unavailable(stub: GRPCInferenceServiceStub) -> None:
-    first = stub.ModelInfer.future(request())
-    time.sleep(0.02)
-    second = stub.ModelInfer.future(request(timeout_us=1000))
-    assert (first.code(), second.code()) == (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
+    before = [stub.ModelInfer.future(request()) for _ in range(2)]
+    hurried = stub.ModelInfer.future(request(timeout_us=1000))
+    assert hurried.code() == grpc.StatusCode.UNAVAILABLE
+    assert [call.code() for call in before] == [grpc.StatusCode.OK] * 2
+
+
+def statistics(stub: GRPCInferenceServiceStub) -> pb.ModelStatistics:
+    (model,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="slow")).model_stats
+    assert (model.name, model.version) == ("slow", "1")
+    return model
+
+
+def test_answers_are_counted_with_their_times(stub: GRPCInferenceServiceStub) -> None:
+    before = statistics(stub)
+    stub.ModelInfer(request())
+    list(stub.ModelStreamInfer(iter([request(), request()])))
+    after = statistics(stub)
+    assert after.inference_count == before.inference_count + 3
+    assert after.execution_count == before.execution_count + 3
+    assert after.last_inference > before.last_inference
+    found, past = after.inference_stats, before.inference_stats
+    for name in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert getattr(found, name).count == getattr(past, name).count + 3
+    assert found.compute_infer.ns - past.compute_infer.ns > 3_000_000
+    assert found.success.ns - past.success.ns > found.compute_infer.ns - past.compute_infer.ns
+    assert [batch.batch_size for batch in after.batch_stats] == [1]
 
 
 def test_refusals_of_a_known_version_are_counted(stub: GRPCInferenceServiceStub) -> None:
-    def failed() -> pb.StatisticDuration:
-        (model,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="slow")).model_stats
-        assert (model.name, model.version) == ("slow", "1")
-        return model.inference_stats.fail
-
-    before = failed()
+    before = statistics(stub).inference_stats.fail
     bad = request()
     bad.inputs[0].datatype = "FP64"
     for message in (bad, bad, pb.ModelInferRequest(model_name="nothing")):
         with pytest.raises(grpc.RpcError):
             stub.ModelInfer(message)
     list(stub.ModelStreamInfer(iter([bad])))
-    time.sleep(0.05)  # the answer leaves before it is counted
-    assert failed().count == before.count + 3
-    assert failed().ns > before.ns
+    after = statistics(stub).inference_stats.fail
+    assert after.count == before.count + 3
+    assert after.ns > before.ns
 
 
 def test_the_server_names_its_extensions(stub: GRPCInferenceServiceStub) -> None:
