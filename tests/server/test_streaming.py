@@ -27,9 +27,10 @@ CANCELLED = grpc.StatusCode.CANCELLED
 
 @dataclass
 class Handler:
-    """Answers a message with itself once it is told to; at once where `held` is false."""
+    """Answers a message with itself, `times` over, once it is told to; at once where `held` is false."""
 
     held: bool = True
+    times: int = 1
     fails: dict[bytes, Exception] = field(default_factory=dict)
     started: list[bytes] = field(default_factory=list)
     cancelled: list[bytes] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Handler:
         except asyncio.CancelledError:
             self.cancelled.append(message)
             raise
-        return message
+        return message * self.times
 
     def end(self, message: bytes) -> asyncio.Event:
         return self.ends.setdefault(message, asyncio.Event())
@@ -144,16 +145,33 @@ async def test_a_caller_that_does_not_read_is_not_read_from(monkeypatch: pytest.
     async with serving(Handler(held=False)) as service:
         call = service.stream()
         sending = asyncio.create_task(_send(call, [big] * 200))
-        taken = -1
-        while taken < len(service.handler.started):  # until it stands still
-            taken = len(service.handler.started)
-            await service.pass_time()
+        assert await stands_still(service) < 150
         assert not sending.done()
-        assert taken < 150
         assert service.admission.bytes <= 2**20 + len(big)
         answers = [len(answer) async for answer in call]
         assert answers == [len(b"answer to ") + len(big)] * 200
         assert (service.admission.calls, service.admission.bytes) == (0, 0)
+
+
+async def stands_still(service: Service) -> int:
+    """How many messages are taken when no more are."""
+    taken = -1
+    while taken < len(service.handler.started):
+        taken = len(service.handler.started)
+        await service.pass_time()
+    return taken
+
+
+async def test_answers_that_nobody_reads_count_as_messages_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(streaming, "MOST_BYTES", 2**20)
+    async with serving(Handler(held=False, times=2**20)) as service:
+        call = await written(service, [b"x"] * 100)
+        assert await stands_still(service) < 50
+        call.cancel()  # in the middle of an answer
+        await comes_true(lambda: service.admission.calls == 0)
+    assert not caplog.records
 
 
 async def _send(call: Any, messages: list[bytes]) -> None:
