@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from normserve_server import model_config
 from normserve_server.calls import now
 from normserve_server.errors import FailedVersionError, InvalidRequestError, NotFoundError, UnavailableError
 from normserve_server.loading import Loader
@@ -129,7 +130,8 @@ class Repository:
         started = now()
         self._change(version, LOADING)
         try:
-            version.loaded = await self._loader.load(version.folder, version.labels)
+            config = await asyncio.to_thread(model_config.read, version.folder.parent)
+            version.loaded = await self._loader.load(version.folder, version.labels, config)
         except LoadError as error:
             self._change(version, UNAVAILABLE, str(error))
             log.error("model failed to load", reason=version.reason)  # noqa: TRY400 - the reason says it all

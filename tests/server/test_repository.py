@@ -26,7 +26,7 @@ class FakeServable:
 class FakeLoader:
     """Loads everything but what its name says."""
 
-    async def load(self, folder: Path, labels: tuple[str, str]) -> Loaded:
+    async def load(self, folder: Path, labels: tuple[str, str], _config: object = None) -> Loaded:
         if labels[0] == "wrong":
             raise LoadError("the fold failed its proof")
         if labels[0] == "odd":
