@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from normserve_server import devices, model_config, preparation, warm_up
+from normserve_server import devices, preparation, warm_up
 from normserve_server.batching import Batcher
 from normserve_server.devices import Device
 from normserve_server.errors import ServiceError
@@ -47,18 +47,18 @@ class Loader:
     engine: str
     turns: asyncio.Semaphore
 
-    async def load(self, folder: Path, labels: tuple[str, str]) -> Loaded:
+    async def load(self, folder: Path, labels: tuple[str, str], config: ModelConfig) -> Loaded:
         """Loads the version in `folder`.
 
         Args:
             folder: `<repository>/<model>/<version>`.
             labels: model and version, for metrics and the thread's name.
+            config: how it is to be served.
 
         Raises:
             LoadError: it cannot be served; the text says why.
         """
         async with self.turns:
-            config = await asyncio.to_thread(model_config.read, folder.parent)
             artifact = await self._artifact(folder / config.filename)
             session, seconds = await asyncio.to_thread(self._open_warm, artifact, config)
         worker = Worker("-".join(labels))

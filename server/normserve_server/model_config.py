@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from normserve_proto import open_inference_pb2 as pb
 
 from normserve_server.session import LoadError
 
 FILE = "config.pbtxt"
 MODEL = "model.onnx"
-_HONOURED = {"name", "platform", "backend", "max_batch_size", "default_model_filename", "dynamic_batching"}
+_HONOURED = {"name", "version_policy", "platform", "backend", "max_batch_size", "default_model_filename", "dynamic_batching"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,18 @@ class ModelConfig:
     message: pb.ModelConfig = field(default_factory=pb.ModelConfig, compare=False)
 
 
-def read(folder: Path) -> ModelConfig:
+def read(folder: Path, override: str | None = None) -> ModelConfig:
     """Reads a model folder's config.pbtxt.
+
+    Args:
+        folder: the model's folder.
+        override: JSON text that takes the file's place.
 
     Raises:
         LoadError: it is not a ModelConfig, contradicts its folder, or sets what this server does not offer.
     """
+    if override is not None:
+        return _read_json(override, folder.name)
     path = folder / FILE
     if not path.exists():
         return ModelConfig()
@@ -114,6 +120,16 @@ def read(folder: Path) -> ModelConfig:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise LoadError(f"{FILE}: {error}") from None
     _check(config, folder.name)
+    return ModelConfig(config.default_model_filename or MODEL, config.max_batch_size, message=config)
+
+
+def _read_json(text: str, model: str) -> ModelConfig:
+    config = pb.ModelConfig()
+    try:
+        json_format.Parse(text, config)
+    except json_format.ParseError as error:
+        raise LoadError(f"config: {error}") from None
+    _check(config, model)
     return ModelConfig(config.default_model_filename or MODEL, config.max_batch_size, message=config)
 
 
