@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
+from normserve_server.statistics import Laps
+
 now = time.perf_counter  # the one clock of the service: monotonic, seconds
 
 
@@ -15,6 +17,7 @@ class Call:
         deadline: when the caller stops waiting, by `now`; None for never.
         model: the metric label, set once the model is known to exist; and `version` likewise.
         phases: seconds in each phase that the call has left.
+        samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
     """
 
     method: str
@@ -23,6 +26,8 @@ class Call:
     version: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=now)
+    samples: int = 0
+    laps: Laps | None = None
 
     def lap(self, phase: str) -> None:
         """Ends a phase now: it began where the one before ended."""
