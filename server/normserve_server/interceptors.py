@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, ServiceError, status_of
+from normserve_server.errors import DeadlineExceededError, ModelLoadError, ServiceError, status_of
 from normserve_server.metrics import Metrics
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
@@ -130,7 +130,7 @@ def _why_cancelled(call: Call) -> grpc.StatusCode:
 
 def _refusal(error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
     code, text = status_of(error)
-    if code is grpc.StatusCode.INTERNAL:
+    if code is grpc.StatusCode.INTERNAL and not isinstance(error, ModelLoadError):  # which has been logged
         _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
     return code, _shortened(text)
 
