@@ -127,10 +127,13 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
 def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
     """Asks for a model to be loaded; see `Client.load_model`."""
     request = pb.RepositoryModelLoadRequest(model_name=model)
-    if config is not None:
-        request.parameters["config"].string_param = config if isinstance(config, str) else json.dumps(config)
-    for path, content in (files or {}).items():
-        request.parameters[f"file:{path}"].bytes_param = content
+    try:
+        if config is not None:
+            request.parameters["config"].string_param = config if isinstance(config, str) else json.dumps(config)
+        for path, content in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = content
+    except TypeError as error:
+        raise InvalidArgumentError(f"model '{model}': config is JSON and files are bytes: {error}") from error
     return Call(REPOSITORY_LOAD, request.SerializeToString(), _read_nothing)
 
 

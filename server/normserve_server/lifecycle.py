@@ -84,6 +84,7 @@ class Lifecycle:
         config = await _config(source)
         if isinstance(config, str):
             return self._refuse(model, source, config)
+        self._accept(model)
         numbers = wanted(config.message.version_policy, source.versions)
         due = [number for number in numbers if _due(model, source, number, again)]
         reasons = await asyncio.gather(*(self._bring(model, source, number, config) for number in due))
@@ -132,6 +133,7 @@ class Lifecycle:
     def _refuse(self, model: Model, source: Source, reason: str) -> str:
         """Notes why nothing at all can be loaded from a source."""
         _log.error("model failed to load", model=model.name, reason=reason)
+        model.refused = True
         loaded = [version for version in model.versions.values() if version.loaded is not None]
         if not loaded and source.versions:
             loaded = [_version(model, source, max(source.versions))]
@@ -139,6 +141,13 @@ class Lifecycle:
         for version in loaded:
             self._failed(version, reason)
         return reason
+
+    def _accept(self, model: Model) -> None:
+        """Takes back what was noted of what serves when nothing at all could be loaded."""
+        for version in model.versions.values() if model.refused else ():
+            if version.ready:
+                self._repository.change(version, READY)
+        model.refused = False
 
     def _retire(self, model: Model, numbers: Iterable[int], source: Source) -> None:
         """Takes the versions out that are wanted no more, unless one that was to take their place has failed."""

@@ -15,6 +15,7 @@ class Model:
         versions: by number.
         expected: whether the server is not ready without it: it was to serve from the start, or has served since.
         tried: by version number, the fingerprint of the last attempt.
+        refused: whether the last attempt came to no version at all, for want of a config or of a name of its own.
         held: whether it is being loaded or unloaded.
     """
 
@@ -22,6 +23,7 @@ class Model:
     versions: dict[int, Version] = field(default_factory=dict)
     expected: bool = False
     tried: dict[int, Hashable] = field(default_factory=dict)
+    refused: bool = False
     held: bool = False
 
     @property

@@ -78,7 +78,7 @@ class Version:
     @property
     def signature(self) -> Signature:
         """What it takes and gives; only once it is loaded. Answers that are being written may still want it afterwards."""
-        return self._signature or self._loaded().servable.signature
+        return self._loaded().servable.signature if self._signature is None else self._signature
 
     @property
     def batcher(self) -> Batcher:
