@@ -114,13 +114,14 @@ class Repository:
         if model.versions.get(int(version.number)) is version:
             del model.versions[int(version.number)]
             self._metrics.forget(*version.labels)
+            self.note()
         self.tidy(model)
-        self.note()
 
     def tidy(self, model: Model) -> None:
         """Lists a model no more of which no version is known."""
         if not model.versions and not model.held:
             self._models.pop(model.name, None)
+            self.note()
 
     def relist(self, found: Mapping[str, Source]) -> None:
         """Lists what could be loaded, its highest version, and no more what was listed so and is gone."""

@@ -32,11 +32,19 @@ async def test_models_that_come_fail_and_go(world) -> None:
 
 
 async def test_it_follows_by_itself(world) -> None:
+    world.put("m/1")
     health = Health(world.repository)
     following = asyncio.create_task(health.follow())
-    await asyncio.sleep(0)
+
+    async def told(service: str) -> str:
+        for _ in range(5):  # turns of the loop
+            await asyncio.sleep(0)
+        answer = await health.servicer.Check(health_pb2.HealthCheckRequest(service=service), None)
+        return STATUS.Name(answer.status)
+
+    assert await told("") == "NOT_SERVING"
     await world.control().start()
-    for _ in range(5):  # turns of the loop
-        await asyncio.sleep(0)
-    assert (await health.servicer.Check(health_pb2.HealthCheckRequest(), None)).status == STATUS.SERVING
+    assert (await told(""), await told("m")) == ("SERVING", "SERVING")
+    await world.lifecycle.unload("m", forget=True)
+    assert (await told(""), await told("m")) == ("SERVING", "SERVICE_UNKNOWN")
     following.cancel()
