@@ -75,6 +75,10 @@ class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
+class LoadError(Exception):
+    """A model that cannot be served; the text says why. It becomes the version's reason, and no answer by itself."""
+
+
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,

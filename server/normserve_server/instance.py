@@ -66,6 +66,7 @@ class Instance:
         self._buckets = buckets
         self._sample = sample
         self._buffers: dict[str, Array] = {}
+        self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
         self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
 
@@ -115,15 +116,14 @@ class Instance:
 
     def _run_together(self, batch: Sequence[Work]) -> Run:
         began = now()
-        size = sum(work.size for work in batch)
-        padded = self._padded(size)
-        inputs = batch[0].inputs if len(batch) == 1 and padded == size else self._joined(batch, padded)
-        inputs = {name: self._aligned(name, array) for name, array in inputs.items()}
+        size = batch[0].size if len(batch) == 1 else sum(work.size for work in batch)
+        padded = self._padded(size) if self._buckets else size
+        whole = len(batch) == 1 and padded == size
+        inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
         started = now()
         outputs = self._servable.run(inputs)
         ended = now()
         self._remember((batch[0].shape_key, size), ended - started)
-        whole = len(batch) == 1 and padded == size
         outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
         return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
 
@@ -131,6 +131,17 @@ class Instance:
         """The size that a batch runs with: the next bucket's; its own where there is none."""
         position = bisect.bisect_left(self._buckets, size)
         return self._buckets[position] if position < len(self._buckets) else size
+
+    def _alone(self, work: Work) -> Mapping[str, Array]:
+        """The inputs as they are; a view of a message begins anywhere in it, and kernels want multiples of elements' sizes."""
+        if all(array.flags.aligned for array in work.inputs.values()):
+            return work.inputs
+        return {name: self._copied(name, array) for name, array in work.inputs.items()}
+
+    def _copied(self, name: str, array: Array) -> Array:
+        buffer = self._buffer(name, array.shape, array.dtype)
+        np.copyto(buffer, array)
+        return buffer
 
     def _joined(self, batch: Sequence[Work], padded: int) -> Mapping[str, Array]:
         return {name: self._concatenated(name, [work.inputs[name] for work in batch], padded) for name in batch[0].inputs}
@@ -143,27 +154,24 @@ class Instance:
             return np.concatenate(rows)
         return np.concatenate(rows, out=self._buffer(name, (padded, *arrays[0].shape[1:]), arrays[0].dtype))
 
-    def _aligned(self, name: str, array: Array) -> Array:
-        """A view of a message begins anywhere in it; kernels want their elements at multiples of their size."""
-        if array.flags.aligned:
-            return array
-        aligned = self._buffer(name, array.shape, array.dtype)
-        np.copyto(aligned, array)
-        return aligned
-
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Memory of the instance, kept between batches: fresh memory costs a page fault for every 4 KiB."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(shape)
+        last = self._last.get(name)
+        if last is not None and last.shape == shape and last.dtype == dtype:
+            return last
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._buffers.get(name)
+        if memory is None or memory.size < size:
+            memory = self._buffers[name] = np.empty(size, np.uint8)
+        last = self._last[name] = memory[:size].view(dtype).reshape(shape)
+        return last
 
     def _remember(self, key: tuple[object, int], seconds: float) -> None:
         if len(self._seconds) >= MAX_KNOWN_SHAPES:
             self._seconds.clear()
         before = self._seconds.get(key, seconds)
-        self._seconds[key] = before + SMOOTHING * (seconds - before)
+        # One run that the system interrupted for milliseconds says nothing about the next; several in a row do.
+        self._seconds[key] = before + SMOOTHING * (min(seconds, 2 * before) - before)
 
 
 def _failed(batch: Sequence[Work], error: BaseException) -> Run:

@@ -189,4 +189,4 @@ def _check_config(request: LoadRequest, found: Source | None) -> None:
     try:
         model_config.read(found.folder if found else Path(request.model), request.config)
     except LoadError as error:
-        raise InvalidRequestError(f"config of model '{request.model}': {error}") from None
+        raise InvalidRequestError(f"model '{request.model}': {error}") from None

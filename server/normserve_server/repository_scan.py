@@ -22,7 +22,7 @@ class Source:
     Attributes:
         folder: the model's folder.
         versions: by number, the fingerprint of that version's files.
-        beside: the fingerprint of the files beside the versions, such as config.pbtxt.
+        beside: the fingerprint of what is beside the versions: config.pbtxt, labels, samples for the warm-up.
         override: JSON text that replaces config.pbtxt.
         temporary: whether the folder was made for one load, and each version's part of it goes with what is loaded from it.
         problem: why nothing can be loaded from it.
@@ -89,9 +89,10 @@ def _is_model(folder: Path) -> bool:
 
 def _source(folder: Path) -> Source:
     try:
-        entries = sorted(folder.iterdir())
-        versions = {int(path.name): _below(path) for path in entries if is_version(path.name) and path.is_dir()}
-        beside = tuple(print_ for path in entries if path.is_file() for print_ in _of_file(path, path.name))
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        versions = {int(path.name): _of(path, path) for path in entries if is_version(path.name) and path.is_dir()}
+        others = [path for path in entries if not is_version(path.name)]
+        beside = tuple(one for path in others for one in _of(path, folder))
     except OSError as error:
         return Source(folder, problem=f"{folder}: {error.strerror}")
     return Source(folder, versions, beside)
@@ -103,22 +104,21 @@ def _both(one: Source, other: Source) -> Source:
     return replace(one, versions={**other.versions, **one.versions}, problem=problem)
 
 
-def _below(folder: Path) -> Fingerprint:
-    """Of all files in a folder and the folders in it."""
+def _of(path: Path, base: Path) -> Fingerprint:
+    """Of a file, or of all files in a folder and the folders in it, by their paths from `base`."""
+    if not path.is_dir():
+        return _of_file(path, base)
     prints: list[tuple[str, int, int]] = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            path = Path(parent, name)
-            prints += _of_file(path, str(path.relative_to(folder)))
+            prints += _of_file(Path(parent, name), base)
     return tuple(prints)
 
 
-def _of_file(path: Path, name: str) -> Fingerprint:
-    if path.name.startswith("."):
-        return ()
+def _of_file(path: Path, base: Path) -> Fingerprint:
     try:
         status = path.stat()
     except FileNotFoundError:  # it went while we looked
         return ()
-    return ((name, status.st_size, status.st_mtime_ns),)
+    return () if path.name.startswith(".") else ((str(path.relative_to(base)), status.st_size, status.st_mtime_ns),)

@@ -11,8 +11,10 @@ import onnxruntime as ort
 from normserve_proto.tensors import Array
 
 from normserve_server.devices import Device
-from normserve_server.errors import InternalError, InvalidRequestError
+from normserve_server.errors import InternalError, InvalidRequestError, LoadError
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+
+__all__ = ["DATATYPES", "LoadError", "OnnxSession"]
 
 # onnxruntime's own names of the element types.
 DATATYPES = {
@@ -32,10 +34,6 @@ DATATYPES = {
     "tensor(bfloat16)": "BF16",
 }
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
-
-
-class LoadError(Exception):
-    """A model that cannot be served; the text says why."""
 
 
 class OnnxSession:

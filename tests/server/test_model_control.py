@@ -184,7 +184,7 @@ class TestExplicit:
         world.put("m/2", "bad")
         for request, error, text in (
             (LoadRequest("m"), ModelLoadError, "model 'm' does not load: version 2: the fold failed its proof"),
-            (LoadRequest("m", config="nonsense"), InvalidRequestError, "config of model 'm'"),
+            (LoadRequest("m", config="nonsense"), InvalidRequestError, "model 'm': config: "),
             (LoadRequest("m", config='{"name": "n"}'), InvalidRequestError, "name"),
             (LoadRequest("m", config="{}", files={3: {"model.onnx": b"bad"}}), ModelLoadError, "version 3"),
             (LoadRequest("n"), NotFoundError, "no model 'n'"),

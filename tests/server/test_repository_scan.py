@@ -38,6 +38,8 @@ def test_models_and_versions(root: Path) -> None:
         ("m/1/deeper/more.bin", {1}),
         ("m/config.pbtxt", {1, 2}),
         ("m/labels.txt", {1, 2}),
+        ("m/warmup/x.bin", {1, 2}),
+        ("m/.part/x.bin", set()),
         ("m/.config.pbtxt.part", set()),
         ("m/.3/model.onnx", set()),
         ("m/1/.model.onnx.part", set()),

@@ -67,7 +67,7 @@ def test_who_left_and_who_is_late_is_not_in_a_batch() -> None:
 
 def test_a_batch_has_one_shape_and_the_oldest_shape_goes_first() -> None:
     a, b, c = pending(width=1, number=2), pending(width=2, number=1), pending(width=1, number=3)
-    waiting = queues([a, b, c])
+    waiting = dict(reversed(queues([a, b, c]).items()))
     decision = decide(waiting, 0.0, Rules(8))
     assert decision.batch == [b]
     assert list(decision.remaining) == [((2,),)]  # the other queue stays as it is
