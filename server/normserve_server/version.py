@@ -33,6 +33,7 @@ class Loaded:
         report: report.json of its folding; empty where nothing was folded.
         config: how it is served, completed from the model's file; what the ModelConfig RPC answers.
         statistics: what its requests add up to.
+        labels: by output, the labels of its classes.
     """
 
     servable: Servable
@@ -40,6 +41,7 @@ class Loaded:
     report: Mapping[str, Any] = field(default_factory=dict)
     config: pb.ModelConfig = field(default_factory=pb.ModelConfig)
     statistics: Statistics = field(default_factory=Statistics)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

@@ -36,6 +36,7 @@ def config(folder: Path, text: str) -> ModelConfig:
         (SINGLE, "input { name: 'x' dims: [1, 3, 4] }", [(1, 3, 4)], [(1, 10, 1)]),
         (SINGLE, "input { name: 'x' dims: [3, 4] reshape { shape: [1, 3, 4] } }", [(3, 4)], [(1, 10, 1)]),
         (SINGLE, "output { name: 'y' dims: 10 reshape { shape: [1, 10, 1] } }", [(1, 3, -1)], [(10,)]),
+        (BATCHED, "input { name: 's' reshape { shape: 1 } }", [(-1, 3, -1), (-1,)], [(-1, 10)]),
         (SCALARS, "input { name: 'x' dims: 1 reshape { shape: [] } }", [(-1, 1)], [(-1,)]),
     ],
 )
@@ -84,6 +85,7 @@ def test_what_contradicts_the_file(tmp_path: Path, file: Signature, text: str, m
         ("input { name: 'x' format: 7 }", "input 'x': format 7 is unknown"),
         ("input { name: 'x' format: FORMAT_NCHW dims: [1, 3, 8, 8] }", r"FORMAT_NCHW takes 3 dims, got \[1, 3, 8, 8\]"),
         ("output { name: 'y' label_filename: '../labels.txt' }", "output 'y': label_filename is a plain file name"),
+        ("output { name: 'y' label_filename: 'labels\\000' }", "output 'y': label_filename is a plain file name"),
         ("output { name: 'y' label_filename: 'gone.txt' }", "output 'y': label_filename 'gone.txt' cannot be read: No such"),
         ("output { name: 'y' label_filename: 'odd.txt' }", "output 'y': label_filename 'odd.txt' is not UTF-8"),
     ],

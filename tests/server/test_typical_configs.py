@@ -63,6 +63,7 @@ EMBEDDING = """
     name: "net"
     platform: "onnxruntime_onnx"
     max_batch_size: 64
+    version_policy: { specific: { versions: [1, 3] } }
     input [
       { name: "input_ids", data_type: TYPE_INT64, dims: [ -1 ] },
       { name: "attention_mask", data_type: TYPE_INT64, dims: [ -1 ] }
@@ -234,6 +235,7 @@ def test_what_was_given_is_told_as_it_was(tmp_path: Path) -> None:
     told = served.told(instances=[InstanceGroup(2, "gpu", (1,), "front"), InstanceGroup(1, "cpu")])
     assert told.dynamic_batching == served.config.message.dynamic_batching
     assert told.model_warmup == served.config.message.model_warmup
+    assert told.version_policy == served.config.message.version_policy
     groups = [(group.name, group.count, group.kind, list(group.gpus)) for group in told.instance_group]
     kinds = pb.ModelInstanceGroup
     assert groups == [("front", 2, kinds.KIND_GPU, [1]), ("net_1", 1, kinds.KIND_CPU, [])]

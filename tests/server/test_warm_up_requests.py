@@ -90,6 +90,7 @@ def test_without_batching_and_with_strings(tmp_path: Path) -> None:
         (warm_up(an_input("zero_data: true", dims="[3, 2, 3]")), r"input 'x' has dims \[2, -1\], got \[3, 2, 3\]"),
         (warm_up(an_input("zero_data: true", dims="[2, -1]")), r"input 'x' has dims \[2, -1\], got \[2, -1\]"),
         (warm_up(an_input("zero_data: true", dims="[2, 4611686018427387904]")), "model_warmup 'a', input 'x': "),
+        (warm_up(an_input("zero_data: true", dims="[2, 281474976710656]")), "model_warmup 'a', input 'x': Unable to allocate"),
         (warm_up(an_input("random_data: true", dims="[2, 4611686018427387904]")), "model_warmup 'a', input 'x': "),
         (warm_up(an_input("input_data_file: 'gone'")), "input_data_file 'gone' cannot be read: No such file"),
         (warm_up(an_input("input_data_file: '../x.raw'")), "input_data_file is a plain file name, got '../x.raw'"),
