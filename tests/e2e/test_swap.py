@@ -22,7 +22,8 @@ from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 WIDTH = 256
 CLIENTS = 6
 NO_RETRIES = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
-EXPLICIT = ("--no-fold", "--model-control-mode", "explicit")
+CANARY = ("--canary-interval-seconds", "0.05")  # much too often, to be in the way
+EXPLICIT = ("--no-fold", "--model-control-mode", "explicit", *CANARY)
 STATUS = health_pb2.HealthCheckResponse.ServingStatus
 
 
@@ -120,7 +121,7 @@ def test_a_version_that_fails_is_listed_and_the_old_one_serves(tmp_path: Path, p
 
 def test_polling_follows_the_folder_and_health_follows_that(tmp_path: Path, publish: Callable[..., Path]) -> None:
     publish(tmp_path / "m/1", 1)
-    flags = ("--no-fold", "--model-control-mode", "poll", "--repository-poll-seconds", "0.05")
+    flags = ("--no-fold", "--model-control-mode", "poll", "--repository-poll-seconds", "0.05", *CANARY)
     with running_server(tmp_path, arguments=flags) as server, Client(server.grpc_address) as client:
         with load(server) as tallies:
             until(lambda: all(tally.numbers for tally in tallies))
