@@ -48,6 +48,16 @@ class FailedVersionError(UnavailableError):
     retry_after_ms = NEVER
 
 
+class ControlError(UnavailableError):
+    """Models are not loaded and unloaded by call in this server's model control mode."""
+
+    retry_after_ms = NEVER
+
+
+class ModelLoadError(ServiceError):
+    """A model that a call asked to load does not load; what served before goes on."""
+
+
 class OverloadedError(ServiceError):
     """No room now; the caller may come back after `retry_after_ms` milliseconds."""
 
@@ -86,6 +96,8 @@ STATUS_CODES: Codes = {
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.UNAVAILABLE,
+    ModelLoadError: grpc.StatusCode.INTERNAL,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
