@@ -136,6 +136,21 @@ class AsyncClient(AsyncOperators):
         """As `Client.models`."""
         return await self._send(requests.repository_index(only_ready=only_ready), timeout)
 
+    async def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """As `Client.load_model`."""
+        await self._send(requests.load_model(model, config, files), timeout)
+
+    async def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """As `Client.unload_model`."""
+        await self._send(requests.unload_model(model), timeout)
+
     async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
         with self._errors():

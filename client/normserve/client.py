@@ -239,6 +239,45 @@ class Client(Operators):
         """
         return self._send(requests.repository_index(only_ready=only_ready), timeout)
 
+    def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Loads a model, or what has changed of it, and waits until it serves; for servers in model control mode `explicit`.
+
+        Until then, and where it fails, what served before goes on. A call that is given up does not end the loading.
+
+        Args:
+            model: its name.
+            config: a ModelConfig, as JSON text or as what that is made of, in the place of the model's config.pbtxt.
+            files: by "<version>/<name>", such as "1/model.onnx", what replaces the model's folder; needs `config`.
+            timeout: seconds.
+
+        Raises:
+            InvalidArgumentError: the config, or a file's name, is none.
+            NotFoundError: there is no such model.
+            InternalError: it does not load; the text says why.
+            NormserveError: the call was not answered; UnavailableError in another model control mode.
+        """
+        self._send(requests.load_model(model, config, files), timeout)
+
+    def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """Takes a model out of service, and waits until it has answered what it accepted.
+
+        Args:
+            model: its name.
+            timeout: seconds.
+
+        Raises:
+            NotFoundError: there is no such model.
+            NormserveError: the call was not answered; UnavailableError in another model control mode than `explicit`.
+        """
+        self._send(requests.unload_model(model), timeout)
+
     def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
         with self._errors():

@@ -3,6 +3,7 @@
 Nothing here touches a network. A `Call` is what both clients send and read, so that each of them only has to know how to wait.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -40,6 +41,8 @@ MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 MODEL_INFER = _SERVICE + "ModelInfer"
 MODEL_STREAM_INFER = _SERVICE + "ModelStreamInfer"  # no unary call, and never sent again: some of it may have been answered
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
+REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
 
 METHODS = (
@@ -52,6 +55,8 @@ METHODS = (
     MODEL_STATISTICS,
     MODEL_INFER,
     REPOSITORY_INDEX,
+    REPOSITORY_LOAD,
+    REPOSITORY_UNLOAD,
     NORMALIZE,
 )
 
@@ -165,6 +170,24 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     return Call(REPOSITORY_INDEX, request, _read_repository_index)
 
 
+def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
+    """Asks for a model to be loaded; see `Client.load_model`."""
+    request = pb.RepositoryModelLoadRequest(model_name=model)
+    try:
+        if config is not None:
+            request.parameters["config"].string_param = config if isinstance(config, str) else json.dumps(config)
+        for path, content in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = content
+    except TypeError as error:
+        raise InvalidArgumentError(f"model '{model}': config is JSON and files are bytes: {error}") from error
+    return Call(REPOSITORY_LOAD, request.SerializeToString(), _read_nothing)
+
+
+def unload_model(model: str) -> Call[None]:
+    """Asks for a model to be unloaded."""
+    return Call(REPOSITORY_UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model).SerializeToString(), _read_nothing)
+
+
 def encode_input(name: str, array: Array) -> tensors.Buffer:
     """Gives the raw bytes of an argument.
 
@@ -190,6 +213,10 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
         case str():
             return pb.InferParameter(string_param=value)
     raise InvalidArgumentError(f"parameter '{key}': wanted a bool, a str, a float or an int of 64 bits, got {value!r}")
+
+
+def _read_nothing(_data: bytes) -> None:
+    """Both answers are empty messages."""
 
 
 def _read_infer(data: bytes) -> dict[str, Array]:

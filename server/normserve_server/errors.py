@@ -48,6 +48,16 @@ class FailedVersionError(UnavailableError):
     retry_after_ms = NEVER
 
 
+class ControlError(UnavailableError):
+    """Models are not loaded and unloaded by call in this server's model control mode."""
+
+    retry_after_ms = NEVER
+
+
+class ModelLoadError(ServiceError):
+    """A model that a call asked to load does not load; what served before goes on."""
+
+
 class OverloadedError(ServiceError):
     """No room now; the caller may come back after `retry_after_ms` milliseconds."""
 
@@ -74,6 +84,10 @@ class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
+class LoadError(Exception):
+    """A model that cannot be served; the text says why. It becomes the version's reason, and no answer by itself."""
+
+
 STATUS_CODES: Codes = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -82,6 +96,8 @@ STATUS_CODES: Codes = {
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.UNAVAILABLE,
+    ModelLoadError: grpc.StatusCode.INTERNAL,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,

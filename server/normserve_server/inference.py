@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's RPCs, over the repository."""
+"""The Open Inference Protocol's core RPCs, over the repository."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _request: pb.ServerReadyRequest, _call: Call) -> pb.ServerReadyResponse:  # noqa: N802
-        """Whether every model of the repository serves."""
+        """Whether every model that is to serve has a version that does."""
         return pb.ServerReadyResponse(ready=self._repository.ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:  # noqa: N802
@@ -82,16 +82,6 @@ class InferenceServicer:
         outputs = await planned.version.batcher.submit(work, call)
         wanted = [outputs[position] for position in planned.plan.outputs]
         return InferResponse(planned.answer_head(wanted), wanted)
-
-    async def RepositoryIndex(  # noqa: N802
-        self, request: pb.RepositoryIndexRequest, _call: Call
-    ) -> pb.RepositoryIndexResponse:
-        """Every version with its state, and the reason where it does not serve."""
-        versions = [version for version in self._repository.versions() if version.ready or not request.ready]
-        index = pb.RepositoryIndexResponse.ModelIndex
-        return pb.RepositoryIndexResponse(
-            models=[index(name=v.model, version=v.number, state=v.state, reason=v.reason) for v in versions]
-        )
 
 
 def parse_request(data: bytes) -> InferRequest:

@@ -128,6 +128,14 @@ class EchoInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             models.append(index(name="[broken]", version="3", state="UNAVAILABLE", reason="no [such] operator"))
         return pb.RepositoryIndexResponse(models=models)
 
+    def RepositoryModelLoad(self, request, context):
+        self.plan.meet("RepositoryModelLoad", request, context)
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request, context):
+        self.plan.meet("RepositoryModelUnload", request, context)
+        return pb.RepositoryModelUnloadResponse()
+
 
 class EchoNormalization(normalization_pb2_grpc.NormalizationServiceServicer):
     def __init__(self, plan):

@@ -147,6 +147,30 @@ class TestQuestions:
         assert await call("models", only_ready=True) == (ready,)
         assert await call("models") == (ready, ModelIndex("[broken]", "3", "UNAVAILABLE", "no [such] operator"))
 
+    async def test_load_and_unload(self, call, plan):
+        await call("load_model", "m")
+        await call("load_model", "m", config={"max_batch_size": 8}, files={"1/model.onnx": b"\0"})
+        await call("load_model", "m", config="{}")
+        await call("unload_model", "m")
+        plain, full, text, unload = (seen.request for seen in plan.seen)
+        assert plain == pb.RepositoryModelLoadRequest(model_name="m")
+        assert full.parameters["config"].string_param == '{"max_batch_size": 8}'
+        assert full.parameters["file:1/model.onnx"].bytes_param == b"\0"
+        assert text.parameters["config"].string_param == "{}"
+        assert unload == pb.RepositoryModelUnloadRequest(model_name="m")
+
+    @pytest.mark.parametrize("wrong", [{"config": {"a": object()}}, {"config": "{}", "files": {"1/model.onnx": 3}}])
+    async def test_what_cannot_be_loaded_is_not_sent(self, call, plan, wrong):
+        with pytest.raises(InvalidArgumentError, match="model 'm': config is JSON and files are bytes"):
+            await call("load_model", "m", **wrong)
+        assert not plan.seen
+
+    @pytest.mark.parametrize("verb", ["load_model", "unload_model"])
+    async def test_what_changes_a_server_has_a_deadline(self, call, plan, verb):
+        plan.delay_s = 30
+        with pytest.raises(DeadlineExceededError):
+            await call(verb, "m", timeout=0.1)
+
     @pytest.mark.parametrize("verb", ["is_live", "is_ready", "server_metadata", "models"])
     async def test_each_has_a_deadline(self, call, plan, verb):
         plan.delay_s = 30
