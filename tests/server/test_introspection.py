@@ -7,6 +7,7 @@ from normserve_proto import open_inference_pb2 as pb
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from normserve_server.introspection import IntrospectionServicer
+from normserve_server.model import Model
 from normserve_server.repository import Repository
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.version import LOADING, READY, Loaded, Version
@@ -22,12 +23,13 @@ def version(model: str, number: int, state: str = READY) -> Version:
 @pytest.fixture
 def repository() -> Repository:
     """A real one, with versions that nobody loaded."""
-    made = Repository(Path(), SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
-    made._models = {
+    made = Repository(SimpleNamespace())  # type: ignore[arg-type]
+    versions = {
         "a": {1: version("a", 1), 2: version("a", 2), 3: version("a", 3, LOADING)},
         "b": {1: version("b", 1)},
         "c": {1: version("c", 1, LOADING)},
     }
+    made._models = {name: Model(name, of) for name, of in versions.items()}
     return made
 
 
