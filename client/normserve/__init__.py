@@ -17,7 +17,16 @@ from normserve.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from normserve.results import ModelIndex, ModelMetadata, NormResult, ServerMetadata, TensorMetadata
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    NormResult,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
 from normserve.shared_memory import SharedMemoryWarning
 
 __version__ = _version("normserve")
@@ -29,16 +38,19 @@ __all__ = [
     "CallCancelledError",
     "Client",
     "DeadlineExceededError",
+    "Duration",
     "InternalError",
     "InvalidArgumentError",
     "ModelIndex",
     "ModelMetadata",
+    "ModelStatistics",
     "NormResult",
     "NormserveError",
     "NotFoundError",
     "ResourceExhaustedError",
     "ServerMetadata",
     "SharedMemoryWarning",
+    "StreamAnswer",
     "TensorMetadata",
     "UnavailableError",
     "UnimplementedError",

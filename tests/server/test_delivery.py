@@ -17,6 +17,7 @@ from normserve_server.plans import Planned, Plans
 from normserve_server.regions import Regions
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 from normserve_server.shared_memory import Region
+from normserve_server.statistics import Statistics
 from normserve_server.validation import Work
 from normserve_server.version import READY, Version
 
@@ -29,9 +30,10 @@ TEXTS = b"\3\0\0\0abc\1\0\0\0d"
 
 
 class FakeVersion(Version):
-    """A version that is ready and has nothing behind it but a signature."""
+    """A version that is ready and has nothing behind it but a signature, statistics and labels."""
 
     signature = SIGNATURE  # type: ignore[assignment]
+    statistics = Statistics()  # type: ignore[assignment]
     class_labels: Mapping[str, tuple[str, ...]] = {"y": ("cat", "dog")}  # type: ignore[assignment]
 
 
@@ -185,7 +187,7 @@ def test_a_member_whose_object_has_shrunk_fails_alone(plans: Plans, regions: Reg
     put(spoiled.inputs[0], 0, 16, "other")
     batch = [find(plans, message)[1] for message in (fine, spoiled, fine)]
     memory.with_name("second").write_bytes(b"")
-    first, second, third = Instance(Echo(), None).run(batch)  # type: ignore[arg-type]
+    first, second, third = (run.outcomes[0] for run in Instance(Echo(), None).run(batch))  # type: ignore[arg-type]
     assert isinstance(second, InvalidRequestError)
     for outcome in (first, third):
         assert not isinstance(outcome, BaseException)
@@ -228,7 +230,7 @@ def test_an_output_may_take_its_inputs_place(plans: Plans, memory: Path) -> None
     message = request(s=False)
     put(message.outputs.add(name="y"), 0, 16)
     planned, work = find(plans, message)
-    (echoed,) = Instance(Echo(), None).run([work])  # type: ignore[arg-type]
+    (echoed,) = Instance(Echo(), None).run([work])[0].outcomes  # type: ignore[arg-type]
     assert not isinstance(echoed, BaseException)
     planned.answer(work, [echoed[0] * 2, echoed[1]])
     assert np.frombuffer(memory.read_bytes()[:16], "<f4").tolist() == [2, 4, 6, 8]
