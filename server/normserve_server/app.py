@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from normserve_proto import normalization_pb2, open_inference_pb2
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from normserve_server import devices, operators, preparation
+from normserve_server import devices, memory, operators, preparation
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.canary import Canary
@@ -81,6 +81,7 @@ class App:
 
     def __init__(self, settings: Settings, levels: Levels) -> None:
         _check_repository(settings)
+        memory.keep_freed()
         version = importlib.metadata.version("normserve")
         self._settings = settings
         self._levels = levels
