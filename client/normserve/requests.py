@@ -9,24 +9,37 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 from normserve_proto.tensors import Array, TensorError
 
-from normserve.errors import InternalError, InvalidArgumentError
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata, TensorMetadata
+from normserve.errors import InternalError, InvalidArgumentError, NormserveError
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
 
 T = TypeVar("T")
 Parameter = bool | int | float | str
 
+_INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
 _SERVICE = "/inference.GRPCInferenceService/"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 MODEL_READY = _SERVICE + "ModelReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
 MODEL_METADATA = _SERVICE + "ModelMetadata"
+MODEL_CONFIG = _SERVICE + "ModelConfig"
+MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 MODEL_INFER = _SERVICE + "ModelInfer"
+MODEL_STREAM_INFER = _SERVICE + "ModelStreamInfer"  # no unary call, and never sent again: some of it may have been answered
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
@@ -38,6 +51,8 @@ METHODS = (
     MODEL_READY,
     SERVER_METADATA,
     MODEL_METADATA,
+    MODEL_CONFIG,
+    MODEL_STATISTICS,
     MODEL_INFER,
     REPOSITORY_INDEX,
     REPOSITORY_LOAD,
@@ -113,6 +128,37 @@ def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
     return Call(MODEL_METADATA, request, _read_model_metadata)
 
 
+def model_config(model: str, version: str) -> Call[dict[str, Any]]:
+    """Asks how a model is served."""
+    request = pb.ModelConfigRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_CONFIG, request, _read_model_config)
+
+
+def statistics(model: str, version: str) -> Call[tuple[ModelStatistics, ...]]:
+    """Asks what requests add up to."""
+    request = pb.ModelStatisticsRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_STATISTICS, request, _read_statistics)
+
+
+def read_stream_answer(data: bytes) -> StreamAnswer:
+    """Reads one answer of `MODEL_STREAM_INFER`, whose requests are those of `infer`.
+
+    Raises:
+        InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
+    """
+    try:
+        head, answers = wire.split(data, _INFER_RESPONSE)
+        response = pb.ModelStreamInferResponse.FromString(head)
+        if response.error_message:
+            return StreamAnswer(NormserveError(response.error_message), {})
+        if not answers:
+            return StreamAnswer(None, _decoded(response.infer_response, None))
+        inner, raw = wire.split(answers[0], wire.RAW_OUTPUT_CONTENTS)
+        return StreamAnswer(None, _decoded(pb.ModelInferResponse.FromString(bytes(inner)), raw))
+    except (DecodeError, TensorError) as error:
+        raise InternalError(f"the server's answer cannot be read: {error}") from error
+
+
 def server_metadata() -> Call[ServerMetadata]:
     """Asks for the server's name, version and extensions."""
     return Call(SERVER_METADATA, b"", _read_server_metadata)
@@ -175,7 +221,10 @@ def _read_nothing(_data: bytes) -> None:
 
 def _read_infer(data: bytes) -> dict[str, Array]:
     head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
-    response = pb.ModelInferResponse.FromString(head)
+    return _decoded(pb.ModelInferResponse.FromString(head), raw)
+
+
+def _decoded(response: pb.ModelInferResponse, raw: Sequence[tensors.Buffer] | None) -> dict[str, Array]:
     return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
 
 
@@ -195,6 +244,28 @@ def _tensor_metadata(
     messages: Sequence[pb.ModelMetadataResponse.TensorMetadata],
 ) -> tuple[TensorMetadata, ...]:
     return tuple(TensorMetadata(message.name, message.datatype, tuple(message.shape)) for message in messages)
+
+
+def _read_model_config(data: bytes) -> dict[str, Any]:
+    config = pb.ModelConfigResponse.FromString(data).config
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
+
+
+def _read_statistics(data: bytes) -> tuple[ModelStatistics, ...]:
+    return tuple(_statistics(model) for model in pb.ModelStatisticsResponse.FromString(data).model_stats)
+
+
+def _statistics(model: pb.ModelStatistics) -> ModelStatistics:
+    stats = model.inference_stats
+    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    durations = {name: getattr(stats, name) for name in names}
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        samples=model.inference_count,
+        executions=model.execution_count,
+        **{name: Duration(duration.count, duration.ns / 1e9) for name, duration in durations.items()},
+    )
 
 
 def _read_server_metadata(data: bytes) -> ServerMetadata:

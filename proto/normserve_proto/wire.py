@@ -94,10 +94,15 @@ def join(head: bytes, field: int, entries: Sequence[Buffer]) -> bytes:
         field: its number, 1 to 15.
         entries: contiguous buffers of bytes.
     """
-    parts: list[Buffer] = [head]
+    return b"".join(parts(head, field, entries))
+
+
+def parts(head: bytes, field: int, entries: Sequence[Buffer]) -> list[Buffer]:
+    """Gives what `join` joins, for a message that is to stand inside another one."""
+    pieces: list[Buffer] = [head]
     for entry in entries:
-        parts += (prefix(field, len(entry)), entry)
-    return b"".join(parts)
+        pieces += (prefix(field, len(entry)), entry)
+    return pieces
 
 
 def prefix(field: int, length: int) -> bytes:

@@ -27,24 +27,33 @@ from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
+from normserve_server.errors import CODES
 from normserve_server.health import Health
 from normserve_server.http.site import Site
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
+from normserve_server.introspection import IntrospectionServicer
 from normserve_server.lifecycle import Lifecycle
 from normserve_server.loading import CONCURRENT_LOADS, Loader
+from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
 from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
+from normserve_server.recording import Recorder
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
+from normserve_server.runtime_settings import RuntimeSettingsServicer
 from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.stream_inference import StreamInferenceServicer
+from normserve_server.tracing import Traces
 from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
+
+EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
@@ -64,15 +73,17 @@ class App:
 
     Args:
         settings: all of its settings.
+        levels: what is logged, which callers may change.
 
     Raises:
         StartError: the device or the repository is not there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, levels: Levels) -> None:
         _check_repository(settings)
         version = importlib.metadata.version("normserve")
         self._settings = settings
+        self._levels = levels
         self._admission = Admission(settings.max_admitted_bytes)
         self._metrics = Metrics(_registry(), version)
         self._metrics.in_flight.set_function(lambda: self._admission.calls)
@@ -84,8 +95,12 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
         self._grpc = self._grpc_server(version)
-        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._open and self._repository.ready)
+        self._http = Site(
+            self._metrics.registry, self._recorder.flush, self._repository.states, lambda: self._open and self._repository.ready
+        )
         self._open = False
 
     async def start(self) -> None:
@@ -129,11 +144,15 @@ class App:
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS)
-        door = Door(self._metrics, self._admission)
-        inference = InferenceServicer(self._repository, version)
-        servicers = [inference, RepositoryControlServicer(self._repository, self._control)]
+        door = Door(self._admission, self._recorder, CODES[self._settings.error_codes])
+        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        streams = StreamInferenceServicer(inference)
+        introspection = IntrospectionServicer(self._repository, self._recorder.flush)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces)
+        control = RepositoryControlServicer(self._repository, self._control)
+        servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (
-            door.service(INFERENCE, servicers, inference.codecs),
+            door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
         )
         server.add_generic_rpc_handlers(handlers)
@@ -156,14 +175,18 @@ class App:
         return await self._http.start(*address)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, levels: Levels) -> None:
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+
+    Args:
+        settings: all of them.
+        levels: what is logged.
 
     Raises:
         StartError: the service cannot start.
     """
     stop = asyncio.Event()
-    app = App(settings)
+    app = App(settings, levels)
     _on_signals(stop.set)
     starting = asyncio.create_task(app.start())
     stopping = asyncio.create_task(stop.wait())

@@ -15,7 +15,7 @@ from normserve_proto.tensors import Array
 from prometheus_client import Histogram
 
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
+from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Run
 from normserve_server.model_config import Batching, QueuePolicy
 from normserve_server.scheduling import Pending, Rules, ShapeKey, decide
@@ -279,9 +279,7 @@ def _timeout(work: Work, policy: QueuePolicy) -> float | None:
 
 def _dismiss(pending: Pending, moment: float) -> None:
     if not pending.future.done():
-        pending.future.set_exception(
-            DeadlineExceededError(
-                f"the request waited {moment - pending.queued:.3f} s in the queue "
-                "and its time was over before an instance was free"
-            )
-        )
+        too_late = pending.deadline is not None and pending.deadline <= moment
+        kind = DeadlineExceededError if too_late else QueueTimeoutError
+        waited = f"the request waited {moment - pending.queued:.3f} s in the queue"
+        pending.future.set_exception(kind(f"{waited} and its time was over before an instance was free"))

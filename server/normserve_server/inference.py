@@ -28,14 +28,16 @@ class InferenceServicer:
     Args:
         repository: the models.
         version: the server's version, for ServerMetadata.
+        extensions: what it offers beyond the protocol's core, by Triton's names.
     """
 
     codecs: dict[str, Codec]
 
-    def __init__(self, repository: Repository, version: str) -> None:
+    def __init__(self, repository: Repository, version: str, extensions: Sequence[str]) -> None:
         self._repository = repository
         self._plans = Plans(repository)
         self._version = version
+        self._extensions = extensions
         self.codecs = {"ModelInfer": (parse_request, serialize_response)}
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:  # noqa: N802
@@ -55,8 +57,8 @@ class InferenceServicer:
     async def ServerMetadata(  # noqa: N802
         self, _request: pb.ServerMetadataRequest, _call: Call
     ) -> pb.ServerMetadataResponse:
-        """Name and version; no extension of the protocol is offered whole yet."""
-        return pb.ServerMetadataResponse(name="normserve", version=self._version)
+        """Name, version, and the extensions of the protocol that are on."""
+        return pb.ServerMetadataResponse(name="normserve", version=self._version, extensions=self._extensions)
 
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, call: Call

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
     max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
+    error_codes: Literal["grpc", "triton"] = Field(
+        "grpc", description="triton says UNAVAILABLE, as Triton does, where a queue is full or a request waited too long"
+    )
     drain_delay_seconds: float = Field(
         0.0, ge=0, description="time between saying NOT_SERVING and refusing calls, for load balancers to notice"
     )

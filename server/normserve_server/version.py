@@ -88,6 +88,16 @@ class Version:
         return self._loaded().batcher
 
     @property
+    def config(self) -> pb.ModelConfig:
+        """How it is served; only once it is loaded."""
+        return self._loaded().config
+
+    @property
+    def statistics(self) -> Statistics:
+        """What its requests add up to; only once it is loaded."""
+        return self._loaded().statistics
+
+    @property
     def provider(self) -> str:
         """What computes it; only once it is loaded."""
         return self._loaded().servable.provider

@@ -13,6 +13,7 @@ from normserve import (
     CallCancelledError,
     Client,
     DeadlineExceededError,
+    Duration,
     InternalError,
     InvalidArgumentError,
     ModelIndex,
@@ -116,6 +117,15 @@ class TestQuestions:
         assert await call("is_ready", "echo") is True
         assert await call("is_ready", "echo", "2") is False
         assert [seen.method for seen in plan.seen] == ["ServerLive", "ServerReady", "ModelReady", "ModelReady"]
+
+    async def test_config_and_statistics(self, call, plan):
+        config = await call("model_config", "echo", "2")
+        wanted = {"name": "x", "data_type": "TYPE_FP32", "dims": ["3"]}
+        assert config == {"name": "echo", "max_batch_size": 8, "input": [wanted]}
+        (statistics,) = await call("statistics", "echo")
+        assert (statistics.name, statistics.version, statistics.samples, statistics.executions) == ("echo", "2", 5, 2)
+        assert (statistics.success, statistics.fail) == (Duration(3, 1.5), Duration(0, 0.0))
+        assert [(seen.request.name, seen.request.version) for seen in plan.seen] == [("echo", "2"), ("echo", "")]
 
     async def test_metadata(self, call, plan):
         x = TensorMetadata("x", "FP32", (-1, 3))
