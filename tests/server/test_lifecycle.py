@@ -4,7 +4,11 @@ import asyncio
 import gc
 import weakref
 
+import grpc
 import pytest
+from normserve_server import recording
+from normserve_server.calls import Call
+from normserve_server.recording import Answered
 from normserve_server.repository_scan import scan
 
 
@@ -185,12 +189,15 @@ async def test_what_serves_is_let_go_although_somebody_knows_the_version(world) 
     assert version.signature == ()  # an answer may still be written
 
 
-async def test_a_model_that_is_gone_is_forgotten_with_its_series(world) -> None:
+async def test_a_model_that_is_gone_is_forgotten_with_its_series(world, monkeypatch) -> None:
+    monkeypatch.setattr(recording, "FLUSH_SECONDS", 60)
     world.put("m/1")
     await load(world)
-    world.metrics.series("m", "1", "ModelInfer").count("OK")
-    world.metrics.series("n", "1", "ModelInfer").count("OK")
+    for model in "mn":
+        call = Call("ModelInfer", model=model, version="1")
+        world.recorder.note(Answered(call, grpc.StatusCode.OK, 0.1, 1, 1))  # answered, and not yet recorded
     await world.lifecycle.unload("m", forget=True)
+    world.recorder.flush()
     assert (world.states(), world.series(), world.repository.models()) == ({}, {}, {})
     assert [sample.labels["model"] for sample in world.metrics.requests.collect()[0].samples] == ["n"]
 
