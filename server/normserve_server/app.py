@@ -91,13 +91,14 @@ class App:
         self._metrics.in_flight_bytes.set_function(lambda: self._admission.bytes)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(self._metrics)
-        self._control = ModelControl(settings, self._repository, Lifecycle(self._repository, loader, self._metrics))
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
+        lifecycle = Lifecycle(self._repository, loader, self._metrics, self._recorder.flush)
+        self._control = ModelControl(settings, self._repository, lifecycle)
         self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
-        self._traces = Traces()
-        self._recorder = Recorder(self._metrics, self._traces)
         self._grpc = self._grpc_server(version)
         self._http = Site(
             self._metrics.registry, self._recorder.flush, self._repository.states, lambda: self._open and self._repository.ready
