@@ -39,6 +39,7 @@ from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
 from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
+from normserve_server.recording import Recorder
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
@@ -94,8 +95,12 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
         self._grpc = self._grpc_server(version)
-        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._open and self._repository.ready)
+        self._http = Site(
+            self._metrics.registry, self._recorder.flush, self._repository.states, lambda: self._open and self._repository.ready
+        )
         self._open = False
 
     async def start(self) -> None:
@@ -139,12 +144,11 @@ class App:
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS)
-        traces = Traces()
-        door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes])
+        door = Door(self._admission, self._recorder, CODES[self._settings.error_codes])
         inference = InferenceServicer(self._repository, version, EXTENSIONS)
         streams = StreamInferenceServicer(inference)
-        introspection = IntrospectionServicer(self._repository)
-        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, traces)
+        introspection = IntrospectionServicer(self._repository, self._recorder.flush)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (

@@ -5,7 +5,6 @@ nobody can grow the number of series from outside.
 """
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -141,11 +140,6 @@ class Metrics:
         for metric in (*by_request, *by_version):
             metric.remove_by_labels({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
-
-    def observe(self, series: RequestSeries, phases: Mapping[str, float]) -> None:
-        """Records how long, in seconds, a request was in each phase that it reached."""
-        for phase, seconds in phases.items():
-            series.phases[phase].observe(seconds)
 
 
 def _runtimes() -> dict[str, str]:

@@ -13,12 +13,20 @@ class Site:
 
     Args:
         registry: what /metrics shows.
+        settle: brings that up to date.
         states: gives each model's state, for /health/ready, by "model/version".
         ready: whether the server is ready for calls.
     """
 
-    def __init__(self, registry: CollectorRegistry, states: Callable[[], Mapping[str, str]], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        settle: Callable[[], None],
+        states: Callable[[], Mapping[str, str]],
+        ready: Callable[[], bool],
+    ) -> None:
         self._registry = registry
+        self._settle = settle
         self._states = states
         self._ready = ready
         app = web.Application()
@@ -50,6 +58,7 @@ class Site:
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        self._settle()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = await asyncio.to_thread(encode, self._registry)  # thousands of series take milliseconds
         return web.Response(body=body, headers={"Content-Type": content_type})
