@@ -150,7 +150,7 @@ class App:
         inference = InferenceServicer(self._repository, version, EXTENSIONS)
         streams = StreamInferenceServicer(inference)
         introspection = IntrospectionServicer(self._repository, self._recorder.flush)
-        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (
