@@ -1,12 +1,15 @@
 """The service's process: `python -m normserve_server`, or `normserve serve`."""
 
 import asyncio
+import contextlib
 import os
 import sys
 
 import structlog
 
 from normserve_server import logs, settings
+from normserve_server.loop import new_event_loop
+from normserve_server.ports import StartError
 
 _log = structlog.get_logger(__name__)
 
@@ -18,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line behind the program's name; the process's own if None.
 
     Returns:
-        0 after a drain, 1 where the service cannot start, 2 for a wrong setting, 130 for a second Ctrl-C.
+        0 after a drain, 1 where the service cannot start or a worker did not end well, 2 for a wrong setting, 130 for a
+        second Ctrl-C.
     """
     try:
         chosen = settings.read(sys.argv[1:] if arguments is None else arguments)
@@ -28,25 +32,38 @@ def main(arguments: list[str] | None = None) -> int:
     for name in settings.unknown_variables(os.environ):
         _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
-    from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
-
+    _raise_open_files()
     try:
-        with asyncio.Runner(loop_factory=_event_loop) as runner:
-            runner.run(app.serve(chosen))
-    except app.StartError as error:
+        return _supervise(chosen) if chosen.workers > 1 else _serve(chosen)
+    except StartError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:  # the second one: somebody does not want to wait for the drain
         return 130
+
+
+def _serve(chosen: settings.Settings) -> int:
+    from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(app.serve(chosen))
     return 0
 
 
-def _event_loop() -> asyncio.AbstractEventLoop:
+def _supervise(chosen: settings.Settings) -> int:
+    from normserve_server.processes import supervisor  # noqa: PLC0415 - likewise for gRPC
+
+    with asyncio.Runner() as runner:
+        return runner.run(supervisor.serve(chosen))
+
+
+def _raise_open_files() -> None:
+    """Takes as many open files as the system gives: each connection is one, and the usual limit is for terminals."""
     try:
-        import uvloop  # noqa: PLC0415 - there is none for Windows
+        import resource  # noqa: PLC0415 - there is none for Windows
     except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+        return
+    with contextlib.suppress(OSError, ValueError):  # some systems do not give what they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 def _fail(text: str, code: int) -> int:

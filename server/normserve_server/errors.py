@@ -65,6 +65,21 @@ class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
+class RelayedError(ServiceError):
+    """Another process of this service refused the call; its words and its code are passed on.
+
+    Attributes:
+        code: what it said.
+    """
+
+    def __init__(
+        self, message: str, *, code: grpc.StatusCode = grpc.StatusCode.INTERNAL, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -77,6 +92,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     InternalError: grpc.StatusCode.INTERNAL,
+    RelayedError: grpc.StatusCode.INTERNAL,  # where it does not say another
 }
 
 BUG = "internal error; the server's log has the details"
@@ -89,8 +105,11 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
         error: whatever a handler raised.
 
     Returns:
-        The code of the nearest class in `STATUS_CODES`, with the exception's text; INTERNAL with a fixed text for a bug.
+        The code of the nearest class in `STATUS_CODES`, or the one that was relayed, with the exception's text; INTERNAL with
+        a fixed text for a bug.
     """
+    if isinstance(error, RelayedError):
+        return error.code, str(error)
     for kind in type(error).__mro__:
         if kind in STATUS_CODES:
             return STATUS_CODES[kind], str(error)

@@ -6,7 +6,7 @@ being a `grpc.aio.ServerInterceptor`, which would be looked up again for each ca
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -17,6 +17,9 @@ from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
 from normserve_server.errors import DeadlineExceededError, ServiceError, status_of
 from normserve_server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from normserve_server.processes.fan_out import FanOut
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
@@ -33,11 +36,13 @@ class Door:
     Args:
         metrics: where each call is recorded.
         admission: what decides whether a message is taken on.
+        fan_out: what answers the calls that concern all processes; None where there is one.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+    def __init__(self, metrics: Metrics, admission: Admission, fan_out: "FanOut | None" = None) -> None:
         self._metrics = metrics
         self._admission = admission
+        self._fan_out = fan_out
 
     def service(
         self, descriptor: ServiceDescriptor, servicers: Sequence[object], codecs: dict[str, Codec] | None = None
@@ -54,13 +59,19 @@ class Door:
         """
         table = {
             method.name: self.unary(
-                method.name, getattr(servicer, method.name), (codecs or {}).get(method.name) or _protobuf(method)
+                method.name,
+                *self._shared(
+                    method.name, getattr(servicer, method.name), (codecs or {}).get(method.name) or _protobuf(method)
+                ),
             )
             for method in descriptor.methods
             for servicer in servicers
             if hasattr(servicer, method.name)
         }
         return grpc.method_handlers_generic_handler(descriptor.full_name, table)
+
+    def _shared(self, name: str, handler: Handler, codec: Codec) -> tuple[Handler, Codec]:
+        return (handler, codec) if self._fan_out is None else self._fan_out.replaced(name, handler, codec, _told)
 
     def unary(self, name: str, handler: Handler, codec: Codec) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Wraps one handler."""
@@ -79,8 +90,8 @@ class Door:
                 code, text = _refusal(error, call)
                 await context.abort(code, text, _trailers(error))
             finally:
-                # Later, so that the answer does not wait for it.
-                asyncio.get_running_loop().call_soon(self._record, call, code, now() - started, len(data), len(response))
+                if self._metrics.recording:  # later, so that the answer does not wait for it
+                    asyncio.get_running_loop().call_soon(self._record, call, code, now() - started, len(data), len(response))
             return response
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -133,6 +144,10 @@ def _refusal(error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
     if code is grpc.StatusCode.INTERNAL:
         _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
     return code, _shortened(text)
+
+
+def _told(error: Exception, call: Call) -> tuple[grpc.StatusCode, str, int | None]:
+    return *_refusal(error, call), error.retry_after_ms if isinstance(error, ServiceError) else None
 
 
 def _shortened(text: str) -> str:

@@ -78,7 +78,7 @@ class Loader:
 
     def _open_warm(self, artifact: Artifact, config: ModelConfig) -> tuple[OnnxSession, float]:
         """Opens a session and runs it; gives it with the seconds that one sample takes, infinity where that is not known."""
-        session, seconds = self._timed(artifact, config, self.settings.intra_op_threads)
+        session, seconds = self._timed(artifact, config, self.settings.session_threads)
         if self.settings.intra_op_threads or seconds > SMALL_RUN_SECONDS or self.device.provider != devices.CPU:
             return session, seconds
         return self._timed(artifact, config, 1)

@@ -2,29 +2,36 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 
-def configure(level: str, style: str) -> None:
+def configure(level: str, style: str, **fields: Any) -> None:
     """Sets the least level and the style of all logs of the process.
 
     Args:
         level: debug, info, warning or error.
         style: console, json, or auto: console where standard error is a terminal.
+        fields: what each event has beside its own.
     """
+
+    def with_fields(_logger: object, _method: str, event: Any) -> Any:
+        return {**event, **fields}
+
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
     exceptions = [] if console else [structlog.processors.dict_tracebacks]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            with_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *exceptions,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line in one piece, or two processes' would mix
         cache_logger_on_first_use=True,
     )

@@ -10,10 +10,12 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from normserve_server.file_lock import locked
 from normserve_server.session import LoadError
 
 PACKAGE = "normserve_models"
@@ -48,7 +50,7 @@ async def prepare(source: Path, cache: Path, engine: str) -> Artifact:
     """
     place = cache / await asyncio.to_thread(_digest, source, engine)
     if not (place / REPORT).exists():
-        await _run_child(source, place)
+        await _fold(source, place)
     return Artifact(place / MODEL, json.loads((place / REPORT).read_text()))
 
 
@@ -65,11 +67,19 @@ def engine() -> str:
     return digest.hexdigest() if spec else ""
 
 
+async def _fold(source: Path, place: Path) -> None:
+    """Folds once where several processes ask for the same, such as the workers of one service."""
+    async with AsyncExitStack() as held:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            await held.enter_async_context(locked(place.parent / f".{place.name}.lock"))
+        except OSError as error:
+            raise LoadError(f"cache {place.parent}: {error.strerror}") from None
+        if not (place / REPORT).exists():
+            await _run_child(source, place)
+
+
 async def _run_child(source: Path, place: Path) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoadError(f"cache {place.parent}: {error.strerror}") from None
     command = (sys.executable, "-m", f"{PACKAGE}.prepare", str(source), str(place))
     child = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
