@@ -76,6 +76,17 @@ def test_variables_that_are_no_settings_are_found_but_for_kubernetes_own() -> No
     assert settings.unknown_variables(environment) == ["NORMSERVE_GRPC_PROT"]
 
 
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: range(8))
+
+    def threads(workers: int, intra_op_threads: int = 0) -> tuple[int, int]:
+        chosen = settings.Settings(repository=Path("r"), workers=workers, intra_op_threads=intra_op_threads)
+        return chosen.cores, chosen.session_threads
+
+    assert [threads(workers) for workers in (1, 2, 3, 16)] == [(8, 0), (4, 4), (2, 2), (1, 1)]
+    assert threads(2, 5) == (4, 5)
+
+
 def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         settings.read(["--help"])

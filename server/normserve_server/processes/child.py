@@ -14,6 +14,8 @@ from normserve_server.state import State, unpacked
 
 LOOK_SECONDS = 1.0  # a worker whose loop is not free for so long does not answer health checks in time
 
+LAST_CALLS_SECONDS = 1.0
+
 
 class Child:
     """A worker process.
@@ -52,12 +54,12 @@ class Child:
         await self._call("Open", wait=True)
         self.opened = now()
 
-    async def state(self) -> State:
-        """Its state; not ready where it does not answer in `LOOK_SECONDS`."""
+    async def state(self) -> State | None:
+        """Its state; not ready where it does not answer in `LOOK_SECONDS`, None where it has died."""
         try:
             return unpacked(await self._call("State", within_seconds=LOOK_SECONDS))
-        except grpc.aio.AioRpcError:
-            return State()
+        except grpc.aio.AioRpcError as error:
+            return None if error.code() is grpc.StatusCode.UNAVAILABLE else State()
 
     async def answer(self, method: str, data: bytes) -> Outcome | None:
         """What it answers to a call of all workers; None where it dies over it."""
@@ -75,9 +77,11 @@ class Child:
 
     async def ended(self) -> int:
         """Waits for its end and gives the exit code; negative is the number of the signal that ended it."""
-        code = await self._process.wait()
-        await self._channel.close()
-        return code
+        return await self._process.wait()
+
+    async def close(self) -> None:
+        """Ends the connection to it, once nobody asks it any more and it has ended; what was asked is told so first."""
+        await self._channel.close(LAST_CALLS_SECONDS)
 
     async def _call(self, method: str, data: bytes = b"", *, wait: bool = False, within_seconds: float | None = None) -> bytes:
         ask: Ask = self._channel.unary_unary(f"/{WORKER}/{method}")

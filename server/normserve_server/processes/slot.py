@@ -62,7 +62,6 @@ class Slot:
         while True:
             child = self.child = await self._start(self.number, self.served)
             code = await self._until_end(child)
-            self.child = None
             if self._stop.is_set():
                 return code
             if code in CANNOT_START and not self.served:
@@ -88,7 +87,9 @@ class Slot:
             return await child.ended()
         finally:
             joining.cancel()
+            self.child = None
             self._leave(child, not self._stop.is_set())
+            await child.close()
 
     async def _enter(self, child: Child) -> None:
         try:

@@ -8,7 +8,7 @@ import importlib.metadata
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,12 @@ class Supervisor:
 
     async def _missing(self, worker: Child) -> set[str]:
         """The versions that all others serve and this worker does not."""
-        others = [other.state() for other in self._open().values() if other is not worker]
-        state, *rest = await asyncio.gather(worker.state(), *others)
-        return ready_models(together(rest)) - ready_models(state)
+        others = [other for other in self._open().values() if other is not worker]
+        return ready_models(await _together(others)) - ready_models(await _together([worker]))
 
     async def _look(self) -> State:
         """Asks the workers; the service is ready while all that take calls are, and none has still to take its first."""
-        states = await asyncio.gather(*(worker.state() for worker in self._open().values()))
-        whole = together(states)
+        whole = await _together(self._open().values())
         started = all(slot.served for slot in self._slots)
         self._last = replace(whole, ready=whole.ready and started and not self._stopping)
         return self._last
@@ -160,6 +158,12 @@ class Supervisor:
 
     def _pids(self) -> Mapping[str, int]:
         return {str(slot.number): slot.child.pid for slot in self._slots if slot.child is not None}
+
+
+async def _together(workers: Iterable[Child]) -> State:
+    """The state of those workers that have not died."""
+    states = await asyncio.gather(*(worker.state() for worker in workers))
+    return together([state for state in states if state is not None])
 
 
 async def serve(settings: Settings) -> int:
