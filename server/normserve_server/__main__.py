@@ -1,13 +1,12 @@
 """The service's process: `python -m normserve_server`, or `normserve serve`."""
 
 import asyncio
-import contextlib
 import os
 import sys
 
 import structlog
 
-from normserve_server import logs, settings
+from normserve_server import logs, machine, settings
 from normserve_server.loop import new_event_loop
 from normserve_server.ports import StartError
 
@@ -28,24 +27,24 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = settings.read(sys.argv[1:] if arguments is None else arguments)
     except settings.SettingError as error:
         return _fail(str(error), 2)
-    logs.configure(chosen.log_level, chosen.log_format)
+    levels = logs.configure(chosen.log_level, chosen.log_format)
     for name in settings.unknown_variables(os.environ):
         _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
-    _raise_open_files()
+    machine.raise_open_files()
     try:
-        return _supervise(chosen) if chosen.workers > 1 else _serve(chosen)
+        return _supervise(chosen) if chosen.workers > 1 else _serve(chosen, levels)
     except StartError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:  # the second one: somebody does not want to wait for the drain
         return 130
 
 
-def _serve(chosen: settings.Settings) -> int:
+def _serve(chosen: settings.Settings, levels: logs.Levels) -> int:
     from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(app.serve(chosen))
+        runner.run(app.serve(chosen, levels))
     return 0
 
 
@@ -54,16 +53,6 @@ def _supervise(chosen: settings.Settings) -> int:
 
     with asyncio.Runner() as runner:
         return runner.run(supervisor.serve(chosen))
-
-
-def _raise_open_files() -> None:
-    """Takes as many open files as the system gives: each connection is one, and the usual limit is for terminals."""
-    try:
-        import resource  # noqa: PLC0415 - there is none for Windows
-    except ImportError:
-        return
-    with contextlib.suppress(OSError, ValueError):  # some systems do not give what they say
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 def _fail(text: str, code: int) -> int:

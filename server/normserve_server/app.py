@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import importlib.metadata
+import os
 import signal
 from collections.abc import Callable, Mapping
 
@@ -24,26 +25,39 @@ from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, operators, preparation
 from normserve_server.admission import Admission
+from normserve_server.background import Background
+from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
+from normserve_server.errors import CODES
 from normserve_server.health import Health
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
+from normserve_server.introspection import IntrospectionServicer
+from normserve_server.lifecycle import Lifecycle
 from normserve_server.loading import CONCURRENT_LOADS, Loader
+from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
+from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
 from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
 from normserve_server.repository import Repository
-from normserve_server.settings import Settings
+from normserve_server.repository_control import RepositoryControlServicer
+from normserve_server.runtime_settings import RuntimeSettingsServicer
+from normserve_server.settings import ALL_MODELS, Settings
 from normserve_server.side import Alone, Side
 from normserve_server.state import State
+from normserve_server.stream_inference import StreamInferenceServicer
+from normserve_server.tracing import Traces
 from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
+
+EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
@@ -58,26 +72,30 @@ class App:
 
     Args:
         settings: all of its settings.
+        levels: what is logged, which callers may change.
         place: where it stands among several workers; None where it is alone.
 
     Raises:
         StartError: the device or the repository is not there.
     """
 
-    def __init__(self, settings: Settings, place: Place | None = None) -> None:
-        if not settings.repository.is_dir():
-            raise StartError(f"repository: there is no folder {settings.repository}")
+    def __init__(self, settings: Settings, levels: Levels, place: Place | None = None) -> None:
+        _check_repository(settings)
         version = importlib.metadata.version("normserve")
         self._settings = settings
+        self._levels = levels
         self._admission = Admission(settings.max_admitted_bytes)
         self._metrics = Metrics(CollectorRegistry(), recording=settings.metrics)
         self._side: Side = Private(place) if place else Alone(settings, self._metrics.registry, version)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
-        self._repository = Repository(settings.repository, loader, self._metrics)
+        self._repository = Repository(self._metrics)
+        self._control = ModelControl(settings, self._repository, Lifecycle(self._repository, loader, self._metrics))
+        self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
+        self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
         self._grpc = self._grpc_server(version)
-        self._serving = False
+        self._open = False
 
     async def start(self) -> None:
         """Listens, then loads every model; meanwhile the service is live and not ready. A late worker loads before it listens.
@@ -89,20 +107,24 @@ class App:
         port = 0 if late else self._listen()
         addresses = await self._side.start(self._state)
         await self._health.publish()
+        self._background.spawn(self._health.follow())
         if not late:
-            await self._open(port, addresses)
-        await asyncio.gather(self._repository.load_all(self._health.publish), self._normalizer.call(operators.warm_up))
+            await self._accept(port, addresses)
+        await asyncio.gather(self._control.start(), self._normalizer.call(operators.warm_up))
         _settle_memory()
-        self._serving = self._repository.ready
-        (_log.info if self._serving else _log.error)("ready" if self._serving else "not every model serves")
+        self._open = True
+        (_log.info if self._repository.ready else _log.error)("ready" if self._repository.ready else "not every model serves")
+        self._background.spawn(self._control.watch())
+        self._background.spawn(self._canary.watch())
         await self._side.loaded()
         if late:
-            await self._open(self._listen(), addresses)
+            await self._accept(self._listen(), addresses)
 
     async def drain(self) -> None:
         """Takes the service down; every call that was accepted is answered."""
         _log.info("draining", in_flight=self._admission.calls)
-        self._serving = False
+        self._open = False
+        await self._background.close()
         await self._health.drain()
         await asyncio.sleep(self._settings.drain_delay_seconds)
         try:
@@ -112,18 +134,25 @@ class App:
         with contextlib.suppress(TimeoutError):  # some never stop calling
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
-        await self._repository.unload_all()
+        await self._control.close()
         await self._normalizer.close()
+        self._metrics.flush()
         await self._side.stop()
         _log.info("stopped")
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.
         server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port))))
-        door = Door(self._metrics, self._admission, self._side.fan_out)
-        inference = InferenceServicer(self._repository, version)
+        traces = Traces()
+        door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes], self._side.fan_out)
+        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        streams = StreamInferenceServicer(inference)
+        introspection = IntrospectionServicer(self._repository)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, traces)
+        control = RepositoryControlServicer(self._repository, self._control)
+        servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (
-            door.service(INFERENCE, [inference], inference.codecs),
+            door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
         )
         server.add_generic_rpc_handlers(handlers)
@@ -133,7 +162,9 @@ class App:
         return server
 
     def _state(self) -> State:
-        return State(self._serving, self._repository.states(), self._admission.calls, self._admission.bytes)
+        self._metrics.flush()
+        ready = self._open and self._repository.ready
+        return State(ready, self._repository.states(), self._admission.calls, self._admission.bytes)
 
     def _listen(self) -> int:
         host, port = self._settings.host, self._side.grpc_port()
@@ -142,22 +173,27 @@ class App:
         except RuntimeError as error:
             raise StartError(f"gRPC port {port} on {host}: {error}") from None
 
-    async def _open(self, port: int, addresses: Mapping[str, str]) -> None:
+    async def _accept(self, port: int, addresses: Mapping[str, str]) -> None:
         await self._grpc.start()
         _log.info("listening", grpc=joined(self._settings.host, port), **addresses)
 
 
-async def serve(settings: Settings, place: Place | None = None) -> None:
+async def serve(settings: Settings, levels: Levels, place: Place | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     A second signal ends the process at once, unless it has a `place`: then it is the supervisor's to end, and may get the first
     from the supervisor and the second from whoever ends everything on the machine.
 
+    Args:
+        settings: all of them.
+        levels: what is logged.
+        place: where the process stands among several workers; None where it is alone.
+
     Raises:
         StartError: the service cannot start.
     """
     stop = asyncio.Event()
-    app = App(settings, place)
+    app = App(settings, levels, place)
     _on_signals(stop.set, once=place is None)
     starting = asyncio.create_task(app.start())
     stopping = asyncio.create_task(stop.wait())
@@ -198,6 +234,17 @@ def _device(settings: Settings) -> devices.Device:
         return devices.choose(settings.device)
     except DeviceError as error:
         raise StartError(str(error)) from None
+
+
+def _check_repository(settings: Settings) -> None:
+    for folder in settings.repository:
+        if not folder.is_dir():
+            raise StartError(f"repository: there is no folder {folder}")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise StartError(f"repository: {folder} cannot be read")
+    for name in set(settings.load_model) - {ALL_MODELS}:
+        if not any((folder / name).is_dir() for folder in settings.repository):
+            raise StartError(f"load_model: there is no model '{name}' in {', '.join(map(str, settings.repository))}")
 
 
 def _reflected() -> descriptor_pool.DescriptorPool:

@@ -1,58 +1,60 @@
+"""A lock between processes that outlives none of them."""
+
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from normserve_server.file_lock import locked
 
-HOLDER = """
-import asyncio, sys
-from pathlib import Path
+HOLD = """
+import asyncio, pathlib, sys
 from normserve_server.file_lock import locked
-async def main():
-    async with locked(Path(sys.argv[1])):
+async def hold():
+    async with locked(pathlib.Path(sys.argv[1])):
         print("held", flush=True)
-        sys.stdin.read()
-asyncio.run(main())
+        await asyncio.sleep(60)
+asyncio.run(hold())
 """
 
 
-@pytest.mark.parametrize("killed", [False, True])
-async def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path: Path, killed: bool) -> None:
-    path = tmp_path / ".lock"
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:  # noqa: ASYNC220
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3), locked(path):
-                pass
-        if killed:
-            holder.kill()
-        else:
-            holder.communicate()
-        async with asyncio.timeout(10), locked(path):
-            pass
-    assert not path.exists()
+async def test_one_at_a_time_and_nothing_stays(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "new" / "lock", 0, 0
 
-
-async def test_one_after_another_in_one_process_too(tmp_path: Path) -> None:
-    inside, most = 0, 0
-
-    async def work() -> None:
+    async def hold() -> None:
         nonlocal inside, most
-        async with locked(tmp_path / ".lock"):
+        async with locked(path):
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0.01)
             inside -= 1
 
-    await asyncio.gather(work(), work(), work())
+    await asyncio.gather(*(hold() for _ in range(4)))
     assert most == 1
+    assert not path.exists()
 
 
-async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        async with locked(tmp_path / "absent" / ".lock"):
-            pass
+async def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLD, str(path), stdout=asyncio.subprocess.PIPE)
+    assert await holder.stdout.readline() == b"held\n"
+    waiting = asyncio.create_task(_hold(path))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    holder.kill()
+    await asyncio.wait_for(waiting, 10)
+    await holder.wait()
+    assert not path.exists()
+
+
+async def _hold(path: Path) -> None:
+    async with locked(path):
+        pass
+
+
+async def test_whoever_stops_waiting_leaves_it_free(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    async with locked(path):
+        waiting = asyncio.create_task(_hold(path))
+        await asyncio.sleep(0)
+        waiting.cancel()
+    await asyncio.wait_for(_hold(path), 10)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from normserve_server.machine import cores
 from normserve_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,5 +98,6 @@ def unpacked(line: bytes) -> Place:
 def environment(place: Place) -> dict[str, str]:
     """The variables of a worker's process: the supervisor's, and those that libraries read when they are loaded."""
     own = {"PROMETHEUS_MULTIPROC_DIR": str(place.metrics)} if place.settings.metrics else {}
-    threads = {"OMP_NUM_THREADS": str(place.settings.cores)}  # torch's; a setting of the user's wins
+    share = max(1, cores() // place.settings.workers)
+    threads = {"OMP_NUM_THREADS": str(share)}  # torch's; a setting of the user's wins
     return threads | os.environ | own

@@ -50,20 +50,20 @@ def main() -> int:
     chosen = told.settings
     watch = Orphanage(chosen.drain_delay_seconds + chosen.drain_timeout_seconds)
     watch.start()
-    logs.configure(chosen.log_level, chosen.log_format, worker=told.slot)
+    levels = logs.configure(chosen.log_level, chosen.log_format, worker=told.slot)
     _record_by_slot(told)
-    code = _serve(told)
+    code = _serve(told, levels)
     if watch.orphaned:
         shutil.rmtree(told.folder, ignore_errors=True)
     return code
 
 
-def _serve(told: Place) -> int:
+def _serve(told: Place, levels: logs.Levels) -> int:
     from normserve_server import app  # noqa: PLC0415 - prometheus_client has to know first where metrics are kept
 
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(app.serve(told.settings, told))
+            runner.run(app.serve(told.settings, levels, told))
     except StartError as error:
         told.last_words.write_text(str(error))
         return 1
