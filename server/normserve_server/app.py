@@ -42,6 +42,7 @@ from normserve_server.normalization import NormalizationServicer
 from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
+from normserve_server.recording import Recorder
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
@@ -94,6 +95,8 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
         self._grpc = self._grpc_server(version)
         self._open = False
 
@@ -136,19 +139,18 @@ class App:
         await self._grpc.stop(LAST_CALLS_SECONDS)
         await self._control.close()
         await self._normalizer.close()
-        self._metrics.flush()
+        self._recorder.flush()
         await self._side.stop()
         _log.info("stopped")
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.
         server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port))))
-        traces = Traces()
-        door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes], self._side.fan_out)
+        door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
         inference = InferenceServicer(self._repository, version, EXTENSIONS)
         streams = StreamInferenceServicer(inference)
-        introspection = IntrospectionServicer(self._repository)
-        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, traces)
+        introspection = IntrospectionServicer(self._repository, self._recorder.flush)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (
@@ -162,7 +164,7 @@ class App:
         return server
 
     def _state(self) -> State:
-        self._metrics.flush()
+        self._recorder.flush()
         ready = self._open and self._repository.ready
         return State(ready, self._repository.states(), self._admission.calls, self._admission.bytes)
 

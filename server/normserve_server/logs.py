@@ -8,6 +8,39 @@ from typing import Any
 import structlog
 
 
+@dataclass(slots=True)
+class Levels:
+    """What is logged, which can change at any time.
+
+    structlog fixes a logger's least level when the logger is first used. So all loggers let everything pass, and this, as the
+    first of their processors, drops what is not wanted.
+
+    Attributes:
+        info: whether what happens in the normal course of things is logged.
+        warning: whether warnings are.
+        error: whether errors are.
+        verbose_level: what only developers want to know is logged where this is > 0.
+    """
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose_level: int = 0
+
+    @classmethod
+    def of(cls, level: str) -> "Levels":
+        """Gives what a least level stands for: debug, info, warning or error."""
+        least = logging.getLevelNamesMapping()[level.upper()]
+        return cls(least <= logging.INFO, least <= logging.WARNING, error=True, verbose_level=int(least <= logging.DEBUG))
+
+    def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Passes an event on, or ends it here."""
+        wanted = {"debug": self.verbose_level > 0, "info": self.info, "warning": self.warning}
+        if not wanted.get(method, self.error):
+            raise structlog.DropEvent
+        return event
+
+
 def configure(level: str, style: str, **fields: Any) -> Levels:
     """Sets the level and the style of all logs of the process.
 

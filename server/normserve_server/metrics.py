@@ -8,7 +8,7 @@ With several worker processes each writes its own files, which the supervisor ad
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -161,11 +161,6 @@ class Metrics:
         for metric in (*by_request, *by_version):
             metric.remove_by_labels({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
-
-    def observe(self, series: RequestSeries, phases: Mapping[str, float]) -> None:
-        """Records how long, in seconds, a request was in each phase that it reached."""
-        for phase, seconds in phases.items():
-            series.phases[phase].observe(seconds)
 
 
 def build_info(registry: CollectorRegistry, version: str) -> None:

@@ -35,7 +35,9 @@ def repository() -> Repository:
 
 async def statistics(repository: Repository, name: str = "", number: str = "") -> tuple[list[Any], Call]:
     call = Call("ModelStatistics")
-    answer = await IntrospectionServicer(repository).ModelStatistics(pb.ModelStatisticsRequest(name=name, version=number), call)
+    answer = await IntrospectionServicer(repository, lambda: None).ModelStatistics(
+        pb.ModelStatisticsRequest(name=name, version=number), call
+    )
     return list(answer.model_stats), call
 
 
@@ -94,7 +96,7 @@ async def test_what_statistics_tell(repository) -> None:
 
 
 async def test_a_config_is_the_loaded_versions(repository) -> None:
-    servicer, call = IntrospectionServicer(repository), Call("ModelConfig")
+    servicer, call = IntrospectionServicer(repository, lambda: None), Call("ModelConfig")
     answer = await servicer.ModelConfig(pb.ModelConfigRequest(name="a", version="1"), call)
     assert (answer.config.name, answer.config.max_batch_size) == ("a", 8)
     assert (call.model, call.version) == ("a", "1")

@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 import grpc
 
 from normserve_server.calls import Call
-from normserve_server.errors import RelayedError, UnavailableError
+from normserve_server.errors import Codes, RelayedError, ServiceError, UnavailableError
 from normserve_server.processes import outcome
 from normserve_server.processes.merging import merged
 from normserve_server.processes.outcome import Outcome
 from normserve_server.processes.place import CHANNEL_OPTIONS, CONTROL, SHARED, Ask
+from normserve_server.refusals import refusal
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
-Refused: TypeAlias = Callable[[Exception, Call], tuple[grpc.StatusCode, str, int | None]]
 
 _AS_IT_IS: Codec = (lambda data: data, lambda data: data)
 
@@ -36,18 +36,18 @@ class FanOut:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self.here: dict[str, Callable[[bytes], Awaitable[bytes]]] = {}
 
-    def replaced(self, method: str, handler: Handler, codec: Codec, refused: Refused) -> tuple[Handler, Codec]:
+    def replaced(self, method: str, handler: Handler, codec: Codec, codes: Codes) -> tuple[Handler, Codec]:
         """Gives what answers an RPC on the public port.
 
         Args:
             method: the RPC.
             handler: what does it in this process.
             codec: how its requests are parsed and its responses serialized.
-            refused: turns an exception of the handler into status code, text and milliseconds to wait.
+            codes: the table from exceptions to status codes.
         """
         if method not in SHARED:
             return handler, codec
-        self.here[method] = _local(method, handler, codec, refused)
+        self.here[method] = _local(method, handler, codec, codes)
         ask: Ask = self._channel.unary_unary(f"/{CONTROL}/{method}")
 
         async def answer(data: bytes, call: Call) -> bytes:
@@ -74,7 +74,7 @@ def _together(method: str, outcomes: list[Outcome], call: Call) -> bytes:
     return merged(method, [each.data for each in outcomes])
 
 
-def _local(method: str, handler: Handler, codec: Codec, refused: Refused) -> Callable[[bytes], Awaitable[bytes]]:
+def _local(method: str, handler: Handler, codec: Codec, codes: Codes) -> Callable[[bytes], Awaitable[bytes]]:
     parse, serialize = codec
 
     async def answer(data: bytes) -> bytes:
@@ -82,8 +82,9 @@ def _local(method: str, handler: Handler, codec: Codec, refused: Refused) -> Cal
         try:
             response = serialize(await handler(parse(data), call))
         except Exception as error:  # noqa: BLE001 - the supervisor passes every error on
-            code, text, retry_after_ms = refused(error, call)
-            return outcome.pack(Outcome(b"", code, text, retry_after_ms, (call.model, call.version)))
+            refused = refusal(error, call, codes)
+            retry_after_ms = error.retry_after_ms if isinstance(error, ServiceError) else None
+            return outcome.pack(Outcome(b"", refused.code, refused.text, retry_after_ms, (call.model, call.version)))
         return outcome.pack(Outcome(response, labels=(call.model, call.version)))
 
     return answer
