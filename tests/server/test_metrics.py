@@ -11,7 +11,7 @@ def write(written: Metrics) -> None:
     series.count("OK")
     series.duration.observe(1)
     series.bytes_in.inc(5)
-    written.observe(series, {"queue": 0.5})
+    series.phases["queue"].observe(0.5)
     written.batch_size.labels("m", "1").observe(3)
     written.model_ready.labels("m", "1").set(1)
 

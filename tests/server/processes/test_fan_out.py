@@ -10,15 +10,17 @@ import pytest
 from normserve_proto import open_inference_pb2 as pb
 from normserve_server.admission import Admission
 from normserve_server.calls import Call
-from normserve_server.errors import InvalidRequestError, OverloadedError
+from normserve_server.errors import STATUS_CODES, InvalidRequestError, OverloadedError
 from normserve_server.interceptors import Door
 from normserve_server.metrics import Metrics
 from normserve_server.processes.child import Child
 from normserve_server.processes.control import Control
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
+from normserve_server.recording import Recorder
 from normserve_server.settings import Settings
 from normserve_server.state import State
+from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -52,11 +54,12 @@ class Worker:
     """A worker without its process."""
 
     def __init__(self, folder: Path, slot: int) -> None:
-        place = Place(slot, 0, folder, False, Settings(repository=folder))
+        place = Place(slot, 0, folder, False, Settings(repository=(folder,)))
         self.servicer = Servicer()
         self.registry = CollectorRegistry()
         self.side = Private(place)
-        door = Door(Metrics(self.registry), Admission(2**30), self.side.fan_out)
+        self.recorder = Recorder(Metrics(self.registry), Traces())
+        door = Door(Admission(2**30), self.recorder, STATUS_CODES, self.side.fan_out)
         self.public = grpc.aio.server()
         self.public.add_generic_rpc_handlers((door.service(SERVICE, [self.servicer]),))
         self.port = self.public.add_insecure_port("127.0.0.1:0")
@@ -114,7 +117,8 @@ async def test_a_call_is_counted_once_and_by_its_model(service: Service) -> None
     await service.control.admit(service.second.child)
     await service.first.load("a")
     labels = {"model": "a", "version": "", "method": "RepositoryModelLoad", "code": "OK"}
-    await asyncio.sleep(0.01)  # the answer leaves before it is counted
+    for worker in (service.first, service.second):
+        worker.recorder.flush()
     counts = [
         worker.registry.get_sample_value("normserve_requests_total", labels) for worker in (service.first, service.second)
     ]
