@@ -43,10 +43,12 @@ from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
 from normserve_server.recording import Recorder
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
 from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.shared_memory_service import SharedMemoryServicer
 from normserve_server.side import Alone, Side
 from normserve_server.state import State
 from normserve_server.stream_inference import StreamInferenceServicer
@@ -58,7 +60,16 @@ NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationServ
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
-EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
+EXTENSIONS = (  # by Triton's names
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "trace",
+    "logging",
+)
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
@@ -149,12 +160,14 @@ class App:
         # One that is alone must say 0, or a second server would silently share its port.
         server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port))))
         door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
-        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        regions = Regions(allowed=self._settings.allow_shared_memory)
+        extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
+        inference = InferenceServicer(self._repository, version, extensions, regions)
         streams = StreamInferenceServicer(inference)
         introspection = IntrospectionServicer(self._repository, self._recorder.flush)
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
-        servicers = [inference, streams, introspection, runtime_settings, control]
+        servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
