@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
 from normserve_server.errors import Codes, DeadlineExceededError
+from normserve_server.processes.fan_out import FanOut
 from normserve_server.recording import Answered, Recorder
 from normserve_server.refusals import Refusal, refusal
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
@@ -30,12 +31,14 @@ class Door:
         admission: what decides whether a message is taken on.
         recorder: where each call is noted.
         codes: the table from exceptions to status codes.
+        fan_out: what answers the calls that concern all processes; None where there is one.
     """
 
-    def __init__(self, admission: Admission, recorder: Recorder, codes: Codes) -> None:
+    def __init__(self, admission: Admission, recorder: Recorder, codes: Codes, fan_out: FanOut | None = None) -> None:
         self._admission = admission
         self._recorder = recorder
         self._codes = codes
+        self._fan_out = fan_out
 
     def service(
         self,
@@ -85,7 +88,10 @@ class Door:
     def _wrapped(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Any:
         if isinstance(codec, StreamCodec):
             return self.stream(StreamMethod(method.name, handler, codec))
-        return self.unary(method.name, handler, codec or _protobuf(method))
+        codec = codec or _protobuf(method)
+        if self._fan_out is not None:
+            handler, codec = self._fan_out.replaced(method.name, handler, codec, self._codes)
+        return self.unary(method.name, handler, codec)
 
     async def _admitted(self, handler: Handler, codec: Codec, data: bytes, context: Context, call: Call) -> bytes:
         parse, serialize = codec

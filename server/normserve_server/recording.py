@@ -68,7 +68,7 @@ class Recorder:
                 _add_up(one.call.statistics, one)
             if self._traces.on:
                 self._traces.note(one.call, one.code.name, one.seconds)
-        for labels, calls in alike.items():
+        for labels, calls in alike.items() if self._metrics.recording else ():
             self._record(labels, calls)
 
     def _record(self, labels: tuple[str, str, str], calls: list[Answered]) -> None:
