@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from normserve_proto import normalization_pb2, open_inference_pb2
 from prometheus_client import CollectorRegistry
 
-from normserve_server import devices, operators, preparation
+from normserve_server import devices, memory, operators, preparation
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.canary import Canary
@@ -43,10 +43,12 @@ from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
 from normserve_server.recording import Recorder
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
 from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.shared_memory_service import SharedMemoryServicer
 from normserve_server.side import Alone, Side
 from normserve_server.state import State
 from normserve_server.stream_inference import StreamInferenceServicer
@@ -58,7 +60,16 @@ NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationServ
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
-EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
+EXTENSIONS = (  # by Triton's names
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "trace",
+    "logging",
+)
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
@@ -82,6 +93,7 @@ class App:
 
     def __init__(self, settings: Settings, levels: Levels, place: Place | None = None) -> None:
         _check_repository(settings)
+        memory.keep_freed()
         version = importlib.metadata.version("normserve")
         self._settings = settings
         self._levels = levels
@@ -90,13 +102,14 @@ class App:
         self._side: Side = Private(place) if place else Alone(settings, self._metrics.registry, version)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(self._metrics)
-        self._control = ModelControl(settings, self._repository, Lifecycle(self._repository, loader, self._metrics))
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
+        lifecycle = Lifecycle(self._repository, loader, self._metrics, self._recorder.flush)
+        self._control = ModelControl(settings, self._repository, lifecycle)
         self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
-        self._traces = Traces()
-        self._recorder = Recorder(self._metrics, self._traces)
         self._grpc = self._grpc_server(version)
         self._open = False
 
@@ -147,12 +160,14 @@ class App:
         # One that is alone must say 0, or a second server would silently share its port.
         server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port))))
         door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
-        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        regions = Regions(allowed=self._settings.allow_shared_memory)
+        extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
+        inference = InferenceServicer(self._repository, version, extensions, regions)
         streams = StreamInferenceServicer(inference)
         introspection = IntrospectionServicer(self._repository, self._recorder.flush)
-        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
-        servicers = [inference, streams, introspection, runtime_settings, control]
+        servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),

@@ -31,7 +31,11 @@ class InvalidRequestError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """No such model, or no such version of it."""
+    """No such model, no such version of it, or no such region of shared memory."""
+
+
+class AlreadyExistsError(ServiceError):
+    """The name is taken."""
 
 
 class UnimplementedError(ServiceError):
@@ -108,6 +112,7 @@ STATUS_CODES: Codes = {
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
     DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,

@@ -7,7 +7,7 @@ what serves as it is. Two models may load at the same time, one model only once.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -37,12 +37,14 @@ class Lifecycle:
         repository: where they are listed.
         loader: what turns a version's folder into something that serves.
         metrics: where load times are recorded.
+        settle: records the calls that have been answered.
     """
 
-    def __init__(self, repository: Repository, loader: Loader, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository, loader: Loader, metrics: Metrics, settle: Callable[[], None]) -> None:
         self._repository = repository
         self._loader = loader
         self._metrics = metrics
+        self._settle = settle
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._ends: dict[Version, asyncio.Task[None]] = {}
@@ -173,6 +175,7 @@ class Lifecycle:
         if keep and not version.temporary:
             self._repository.change(version, UNAVAILABLE, UNLOADED)
         else:
+            self._settle()  # or its last calls would begin its series again
             self._repository.drop(version)
 
     async def _close(self, version: Version) -> None:

@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 
-from normserve_server.inference import InferenceServicer, InferResponse, parse_request
+from normserve_server.inference import InferenceServicer, parse_request
+from normserve_server.plans import InferResponse
 from normserve_server.streaming import StreamCodec
 
 _INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
