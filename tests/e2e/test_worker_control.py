@@ -14,6 +14,7 @@ import pytest
 from normserve.testing import RunningServer, running_server
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from normserve_proto.shared_memory import FOLDER
 
 CONNECTIONS = 16  # that all are with one worker happens once in 32,768 times
 
@@ -24,7 +25,7 @@ def server(digits_repository: Path, cache_dir: Path, tmp_path_factory: pytest.Te
     for name in ("one", "other"):
         shutil.copytree(digits_repository / "digits", repository / name)
     arguments = ("--workers", "2", "--cache-dir", str(cache_dir), "--model-control-mode", "explicit", "--load-model", "one")
-    with running_server(repository, arguments=(*arguments, "--log-format", "json")) as server:
+    with running_server(repository, arguments=(*arguments, "--allow-shared-memory")) as server:
         yield server
 
 
@@ -38,19 +39,34 @@ def stubs(server: RunningServer) -> Iterator[list[GRPCInferenceServiceStub]]:
         channel.close()
 
 
-def request(model: str) -> pb.ModelInferRequest:
+@pytest.fixture(scope="module")
+def region(stubs: list[GRPCInferenceServiceStub]) -> Iterator[str]:
+    """A region that one connection has registered."""
+    key = f"/normserve-workers-{os.getpid()}"
+    path = Path(FOLDER + key)
+    path.write_bytes(bytes(256))
+    stubs[0].SystemSharedMemoryRegister(pb.SystemSharedMemoryRegisterRequest(name="r", key=key, byte_size=256))
+    yield "r"
+    path.unlink()
+
+
+def request(model: str, region: str = "") -> pb.ModelInferRequest:
     message = pb.ModelInferRequest(model_name=model)
-    message.inputs.add(name="image", datatype="FP32", shape=[1, 1, 8, 8])
-    message.raw_input_contents.append(np.zeros(64, "<f4").tobytes())
+    image = message.inputs.add(name="image", datatype="FP32", shape=[1, 1, 8, 8])
+    if region:
+        image.parameters["shared_memory_region"].string_param = region
+        image.parameters["shared_memory_byte_size"].int64_param = 256
+    else:
+        message.raw_input_contents.append(np.zeros(64, "<f4").tobytes())
     return message
 
 
-def codes(stubs: list[GRPCInferenceServiceStub], model: str) -> set[grpc.StatusCode]:
+def codes(stubs: list[GRPCInferenceServiceStub], model: str, region: str = "") -> set[grpc.StatusCode]:
     """What the connections get; each tries again where its worker has just died."""
 
     def code(stub: GRPCInferenceServiceStub) -> grpc.StatusCode:
         try:
-            stub.ModelInfer(request(model), timeout=20, wait_for_ready=True)
+            stub.ModelInfer(request(model, region), timeout=20, wait_for_ready=True)
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK
@@ -71,11 +87,13 @@ def workers(server: RunningServer) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("normserve_workers "))
 
 
-def test_a_load_reaches_all_and_those_who_come_later(server: RunningServer, stubs: list[GRPCInferenceServiceStub]) -> None:
+def test_a_load_reaches_all_and_those_who_come_later(
+    server: RunningServer, stubs: list[GRPCInferenceServiceStub], region: str
+) -> None:
     assert codes(stubs, "one") == {grpc.StatusCode.OK}
     assert codes(stubs, "other") == {grpc.StatusCode.UNAVAILABLE}
     stubs[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"))
-    assert codes(stubs, "other") == {grpc.StatusCode.OK}
+    assert codes(stubs, "other", region) == {grpc.StatusCode.OK}
     stubs[1].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="one"))
     assert codes(stubs, "one") == {grpc.StatusCode.UNAVAILABLE}
     setting = {"log_verbose_level": pb.LogSettingsRequest.SettingValue(uint32_param=1)}
@@ -90,6 +108,9 @@ def test_a_load_reaches_all_and_those_who_come_later(server: RunningServer, stub
     assert codes(stubs, "one") == {grpc.StatusCode.UNAVAILABLE}
     levels = {stub.LogSettings(pb.LogSettingsRequest()).settings["log_verbose_level"].uint32_param for stub in stubs}
     assert levels == {1}
+    assert codes(stubs, "other", region) == {grpc.StatusCode.OK}
+    stubs[4].SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name=region))
+    assert codes(stubs, "other", region) == {grpc.StatusCode.NOT_FOUND}
     stubs[3].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="one"))
     assert codes(stubs, "one") == {grpc.StatusCode.OK}
 
