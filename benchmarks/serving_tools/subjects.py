@@ -1,0 +1,127 @@
+"""Everything that can answer a model's requests: this process, the echo, the bare handler, and our server as it is started."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import onnxruntime
+from normserve.testing import free_port, running_server
+
+from serving_tools import figures, h2load, models
+from serving_tools.figures import Turn
+from serving_tools.h2load import Load
+from serving_tools.models import OUT, Model
+from serving_tools.other_servers import PATH, UNLIMITED, Process, other_server
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+ECHO, BARE, SERVER = "echo", "bare handler", "normserve"
+
+
+class NoSuchFlagError(Exception):
+    """The server cannot be started as asked, because it does not know a flag."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A server process that takes a model's request.
+
+    Attributes:
+        process: where and who it is.
+        path: of the method.
+        body: file with the request, as h2load sends it.
+        answer_bytes: size of the answer's message.
+    """
+
+    process: Process
+    path: str
+    body: Path
+    answer_bytes: int
+
+    def turn(self, callers: int, connections: int) -> Turn:
+        """A turn of it; all turns of a comparison have the same callers and connections."""
+        load = Load(self.process.address, self.path, self.body, self.answer_bytes, callers, connections)
+        return figures.remote(load, self.process.pid)
+
+
+@contextmanager
+def remotes(model: Model, servers: dict[str, Sequence[str]], common_flags: Sequence[str] = ()) -> Iterator[dict[str, Remote]]:
+    """Starts our server once for each set of flags, and the echo and the bare handler beside them.
+
+    Args:
+        model: the only one in the repository.
+        servers: flags by the name of the subject.
+        common_flags: of all of them.
+
+    Yields:
+        The subjects, which answer.
+
+    Raises:
+        NoSuchFlagError: our server does not know one of the flags.
+    """
+    for flag in (flag for flags in servers.values() for flag in flags):
+        if flag.startswith("--") and flag not in server_help():
+            raise NoSuchFlagError(f"the server has no flag {flag}")
+    source = models.build(model, OUT / "repositories" / model.name)
+    body = h2load.write_body(model.request(), OUT / "requests" / model.name)
+    with ExitStack() as stack:
+        ours = {
+            name: stack.enter_context(our_server(source.parents[2], [*common_flags, *flags])) for name, flags in servers.items()
+        }
+        size = len(first_answer(next(iter(ours.values())).address, INFER, model.request()))
+        echo = stack.enter_context(other_server("echo", _free_address(), size))
+        bare = stack.enter_context(other_server("bare", _free_address(), models.folded(model, source)))
+        bare_size = len(first_answer(bare.address, PATH, model.request()))
+        yield {
+            ECHO: Remote(echo, PATH, body, size),
+            BARE: Remote(bare, PATH, body, bare_size),
+            **{name: Remote(process, INFER, body, size) for name, process in ours.items()},
+        }
+
+
+@contextmanager
+def our_server(repository: Path, flags: Sequence[str]) -> Iterator[Process]:
+    """Our server, ready."""
+    fixed = ("--cache-dir", str(OUT / "cache"), "--log-level", "warning")
+    with running_server(repository, arguments=[*fixed, *flags]) as server:
+        yield Process(server.grpc_address, server.process.pid)
+
+
+def in_process(model: Model, batch_sizes: Sequence[int]) -> dict[str, Turn]:
+    """The session alone, in this process, on the same folded file: a subject for each batch size."""
+    session = onnxruntime.InferenceSession(OUT / "folded" / model.name / "model.onnx", providers=["CPUExecutionProvider"])
+    runs = {size: partial(session.run, None, {model.input_name: model.samples(size)}) for size in batch_sizes}
+    return {f"in-process, batch {size}": figures.local(_timed(run), size) for size, run in runs.items()}
+
+
+def first_answer(address: str, path: str, request: bytes) -> bytes:
+    """Calls once, with a client that tells a refused call from an answered one."""
+    with grpc.insecure_channel(address, UNLIMITED) as channel:
+        call: Any = channel.unary_unary(path)
+        return bytes(call(request, timeout=60))
+
+
+@cache
+def server_help() -> str:
+    """What our server says of its flags."""
+    command = [sys.executable, "-m", "normserve_server", "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _timed(run: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def _free_address() -> str:
+    return f"127.0.0.1:{free_port()}"
