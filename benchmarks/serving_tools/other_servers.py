@@ -36,9 +36,9 @@ class Process:
 
 
 @contextmanager
-def other_server(kind: str, address: str, argument: object) -> Iterator[Process]:
+def other_server(kind: str, address: str, *arguments: object) -> Iterator[Process]:
     """Runs "echo" or "bare" as a process of its own, for the length of a `with`."""
-    process = subprocess.Popen([sys.executable, __file__, kind, address, str(argument)])
+    process = subprocess.Popen([sys.executable, __file__, kind, address, *map(str, arguments)])
     try:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
@@ -53,8 +53,15 @@ def echo(size: int) -> Callable[[bytes], bytes]:
     return lambda _request: answer
 
 
-def bare(path: Path) -> Callable[[bytes], bytes]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session with nothing set but its threads; 0 for one per core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def bare(path: Path, threads: int) -> Callable[[bytes], bytes]:
+    session = open_session(path, threads)
     name, (_, *rest) = session.get_inputs()[0].name, session.get_inputs()[0].shape
     size = int(np.prod(rest)) * 4
 
@@ -79,8 +86,8 @@ async def serve(address: str, respond: Callable[[bytes], bytes]) -> None:
 
 
 def main() -> None:
-    kind, address, argument = sys.argv[1:]
-    uvloop.run(serve(address, echo(int(argument)) if kind == "echo" else bare(Path(argument))))
+    kind, address, *arguments = sys.argv[1:]
+    uvloop.run(serve(address, echo(int(arguments[0])) if kind == "echo" else bare(Path(arguments[0]), int(arguments[1]))))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import onnxruntime
 from normserve.testing import free_port, running_server
 
 from serving_tools import figures, h2load, models
 from serving_tools.figures import Turn
 from serving_tools.h2load import Load
 from serving_tools.models import OUT, Model
-from serving_tools.other_servers import PATH, UNLIMITED, Process, other_server
+from serving_tools.other_servers import PATH, UNLIMITED, Process, open_session, other_server
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ECHO, BARE, SERVER = "echo", "bare handler", "normserve"
@@ -76,7 +75,7 @@ def remotes(model: Model, servers: dict[str, Sequence[str]], common_flags: Seque
         }
         size = len(first_answer(next(iter(ours.values())).address, INFER, model.request()))
         echo = stack.enter_context(other_server("echo", _free_address(), size))
-        bare = stack.enter_context(other_server("bare", _free_address(), models.folded(model, source)))
+        bare = stack.enter_context(other_server("bare", _free_address(), models.folded(model, source), model.threads))
         bare_size = len(first_answer(bare.address, PATH, model.request()))
         yield {
             ECHO: Remote(echo, PATH, body, size),
@@ -95,7 +94,7 @@ def our_server(repository: Path, flags: Sequence[str]) -> Iterator[Process]:
 
 def in_process(model: Model, batch_sizes: Sequence[int]) -> dict[str, Turn]:
     """The session alone, in this process, on the same folded file: a subject for each batch size."""
-    session = onnxruntime.InferenceSession(OUT / "folded" / model.name / "model.onnx", providers=["CPUExecutionProvider"])
+    session = open_session(OUT / "folded" / model.name / "model.onnx", model.threads)
     runs = {size: partial(session.run, None, {model.input_name: model.samples(size)}) for size in batch_sizes}
     return {f"in-process, batch {size}": figures.local(_timed(run), size) for size, run in runs.items()}
 
