@@ -21,10 +21,11 @@ from typing import Any
 
 from rich.progress import Progress
 from serving_tools import figures, report
+from serving_tools.errors import NoSuchFlagError
 from serving_tools.figures import Figure, Turn
 from serving_tools.models import MIB, RESNET50, SMALL, Model
 from serving_tools.report import NOTICE, Sheet
-from serving_tools.subjects import BARE, ECHO, SERVER, NoSuchFlagError, in_process, remotes
+from serving_tools.subjects import BARE, ECHO, SERVER, in_process, remotes
 
 Cells = dict[int, dict[str, list[Figure]]]  # by callers and subject, one figure a round
 
@@ -214,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,11 @@ class Ratio:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The ratio that some rounds gave."""
+        return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
@@ -126,7 +131,7 @@ def median(figures: Sequence[Figure]) -> Figure:
 def ratio(figures: Sequence[Figure], others: Sequence[Figure], what: str) -> Ratio:
     """One subject beside another: `what` names an attribute of `Figure`."""
     each = [getattr(one, what) / getattr(other, what) for one, other in zip(figures, others, strict=True)]
-    return Ratio(statistics.median(each), min(each), max(each))
+    return Ratio.of(each)
 
 
 def _middle(values: list[Any]) -> Any:

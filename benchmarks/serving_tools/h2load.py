@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving_tools.errors import LoadError
+
 PROGRAM = "h2load"
 FRAME_HEAD = struct.Struct(">BI")  # not compressed, length
 HEADERS = ("content-type: application/grpc", "te: trailers")
 GRACE_SECONDS = 30
-
-
-class LoadError(RuntimeError):
-    """The load did not run as it should have, so there is no figure."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,10 @@ def run(load: Load, *, seconds: float | None = None, calls: int = 0, calls_per_s
         limit = (seconds if seconds is not None else calls / (calls_per_second or 1)) + GRACE_SECONDS
         output = _output([*command, f"http://{load.address}{load.path}"], limit)
         _check(load, output)
-        return _read(log)
+        answers = _read(log)
+    if calls and len(answers.starts) != calls:
+        raise LoadError(f"{load.path} at {load.address}: of {calls} calls {len(answers.starts)} were answered")
+    return answers
 
 
 def _flags(load: Load, log: Path) -> list[str]:

@@ -4,14 +4,18 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from normserve.testing import ServerStartError
 from rich.console import Console
 from rich.table import Table
+
+from serving_tools.errors import BenchmarkError
 
 NOTICE = Console(stderr=True)  # a table on stdout can be piped into a page
 
@@ -61,6 +65,14 @@ def parser(description: str | None, *, seconds: float, rounds: int) -> argparse.
     out.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     out.add_argument("--server-flag", action="append", default=[], help="a further flag of our server; repeatable")
     return out
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a benchmark; what keeps it from its figures ends it with one line."""
+    try:
+        main()
+    except (BenchmarkError, ServerStartError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def positive(text: str) -> float:

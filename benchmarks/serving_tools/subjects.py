@@ -14,6 +14,7 @@ import grpc
 from normserve.testing import free_port, running_server
 
 from serving_tools import figures, h2load, models
+from serving_tools.errors import NoSuchFlagError
 from serving_tools.figures import Turn
 from serving_tools.h2load import Load
 from serving_tools.models import OUT, Model
@@ -21,10 +22,6 @@ from serving_tools.other_servers import PATH, UNLIMITED, Process, open_session, 
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ECHO, BARE, SERVER = "echo", "bare handler", "normserve"
-
-
-class NoSuchFlagError(Exception):
-    """The server cannot be started as asked, because it does not know a flag."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +61,17 @@ def remotes(model: Model, servers: dict[str, Sequence[str]], common_flags: Seque
     Raises:
         NoSuchFlagError: our server does not know one of the flags.
     """
-    for flag in (flag for flags in servers.values() for flag in flags):
-        if flag.startswith("--") and flag not in server_help():
-            raise NoSuchFlagError(f"the server has no flag {flag}")
+    check_flags([flag for flags in servers.values() for flag in flags])
     source = models.build(model, OUT / "repositories" / model.name)
     body = h2load.write_body(model.request(), OUT / "requests" / model.name)
     with ExitStack() as stack:
         ours = {
             name: stack.enter_context(our_server(source.parents[2], [*common_flags, *flags])) for name, flags in servers.items()
         }
-        size = len(first_answer(next(iter(ours.values())).address, INFER, model.request()))
-        echo = stack.enter_context(other_server("echo", _free_address(), size))
-        bare = stack.enter_context(other_server("bare", _free_address(), models.folded(model, source), model.threads))
-        bare_size = len(first_answer(bare.address, PATH, model.request()))
+        size = len(call(next(iter(ours.values())).address, INFER, model.request()))
+        echo = stack.enter_context(other_server("echo", free_address(), size))
+        bare = stack.enter_context(other_server("bare", free_address(), models.folded(model, source), model.threads))
+        bare_size = len(call(bare.address, PATH, model.request()))
         yield {
             ECHO: Remote(echo, PATH, body, size),
             BARE: Remote(bare, PATH, body, bare_size),
@@ -85,9 +80,9 @@ def remotes(model: Model, servers: dict[str, Sequence[str]], common_flags: Seque
 
 
 @contextmanager
-def our_server(repository: Path, flags: Sequence[str]) -> Iterator[Process]:
-    """Our server, ready."""
-    fixed = ("--cache-dir", str(OUT / "cache"), "--log-level", "warning")
+def our_server(repository: Path, flags: Sequence[str], cache: Path = OUT / "cache") -> Iterator[Process]:
+    """Our server, ready; what it folds is kept in `cache`."""
+    fixed = ("--cache-dir", str(cache), "--log-level", "warning")
     with running_server(repository, arguments=[*fixed, *flags]) as server:
         yield Process(server.grpc_address, server.process.pid)
 
@@ -99,16 +94,26 @@ def in_process(model: Model, batch_sizes: Sequence[int]) -> dict[str, Turn]:
     return {f"in-process, batch {size}": figures.local(_timed(run), size) for size, run in runs.items()}
 
 
-def first_answer(address: str, path: str, request: bytes) -> bytes:
+def call(address: str, path: str, request: bytes) -> bytes:
     """Calls once, with a client that tells a refused call from an answered one."""
     with grpc.insecure_channel(address, UNLIMITED) as channel:
-        call: Any = channel.unary_unary(path)
-        return bytes(call(request, timeout=60))
+        method: Any = channel.unary_unary(path)
+        return bytes(method(request, timeout=60))
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Looks for flags in what our server says of itself.
+
+    Raises:
+        NoSuchFlagError: it does not know one.
+    """
+    for flag in flags:
+        if flag.startswith("--") and flag not in server_help():
+            raise NoSuchFlagError(f"the server has no flag {flag}")
 
 
 @cache
 def server_help() -> str:
-    """What our server says of its flags."""
     command = [sys.executable, "-m", "normserve_server", "--help"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -122,5 +127,6 @@ def _timed(run: Callable[[], object]) -> Callable[[], float]:
     return timed
 
 
-def _free_address() -> str:
+def free_address() -> str:
+    """A "host:port" where nobody listens now."""
     return f"127.0.0.1:{free_port()}"
