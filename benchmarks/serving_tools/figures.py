@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,11 +97,24 @@ def local(run: Callable[[], float], samples: int) -> Turn:
 
     def turn(seconds: float) -> Figure:
         latencies: list[float] = []
-        while sum(latencies) < seconds:
+        total = 0.0
+        while total < seconds:
             latencies.append(run())
-        return _figure(samples * len(latencies) / sum(latencies), np.array(latencies))
+            total += latencies[-1]
+        return _figure(samples * len(latencies) / total, np.array(latencies))
 
     return turn
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """Makes of a call one that returns the seconds it took."""
+
+    def measured() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return measured
 
 
 def answer_rate(answers: Answers, callers: int, seconds: float) -> float:

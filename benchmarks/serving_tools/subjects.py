@@ -2,8 +2,7 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -91,7 +90,7 @@ def in_process(model: Model, batch_sizes: Sequence[int]) -> dict[str, Turn]:
     """The session alone, in this process, on the same folded file: a subject for each batch size."""
     session = open_session(OUT / "folded" / model.name / "model.onnx", model.threads)
     runs = {size: partial(session.run, None, {model.input_name: model.samples(size)}) for size in batch_sizes}
-    return {f"in-process, batch {size}": figures.local(_timed(run), size) for size, run in runs.items()}
+    return {f"in-process, batch {size}": figures.local(figures.timed(run), size) for size, run in runs.items()}
 
 
 def call(address: str, path: str, request: bytes) -> bytes:
@@ -116,15 +115,6 @@ def check_flags(flags: Sequence[str]) -> None:
 def server_help() -> str:
     command = [sys.executable, "-m", "normserve_server", "--help"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
-    def timed() -> float:
-        started = time.perf_counter()
-        run()
-        return time.perf_counter() - started
-
-    return timed
 
 
 def free_address() -> str:
