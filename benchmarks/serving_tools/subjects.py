@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -46,7 +46,9 @@ class Remote:
 
 
 @contextmanager
-def remotes(model: Model, servers: dict[str, Sequence[str]], common_flags: Sequence[str] = ()) -> Iterator[dict[str, Remote]]:
+def remotes(
+    model: Model, servers: Mapping[str, Sequence[str]], common_flags: Sequence[str] = ()
+) -> Iterator[dict[str, Remote]]:
     """Starts our server once for each set of flags, and the echo and the bare handler beside them.
 
     Args:
