@@ -87,14 +87,14 @@ def memory_mib(pid: int) -> float:
 
 
 def measure(arguments: argparse.Namespace, advance: Callable[[], None]) -> dict[int, list[Start]]:
-    """One start of each in every round; those of a first round, which fold and fill the page cache, do not count."""
+    """One start of each in every round, behind one of the largest that folds and fills the page cache, and does not count."""
     repositories = {count: repository_of(count) for count in (0, *arguments.models)}
     seen: dict[int, list[Start]] = {count: [] for count in repositories}
-    for round_ in range(arguments.rounds + 1):
+    start(repositories[arguments.models[-1]], arguments.models[-1], arguments)
+    advance()
+    for _ in range(arguments.rounds):
         for count, repository in repositories.items():
-            started = start(repository, count, arguments)
-            if round_:
-                seen[count].append(started)
+            seen[count].append(start(repository, count, arguments))
             advance()
     return seen
 
@@ -150,7 +150,7 @@ def counts(text: str) -> tuple[int, ...]:
 def main() -> None:
     arguments = parse()
     with Progress(console=NOTICE, transient=True) as bar:
-        task = bar.add_task("starts", total=(len(arguments.models) + 1) * (arguments.rounds + 1))
+        task = bar.add_task("starts", total=1 + (len(arguments.models) + 1) * arguments.rounds)
         seen = measure(arguments, lambda: bar.advance(task))
     sheet(seen).show(markdown=arguments.markdown)
     ratios(seen, *arguments.models[-2:]).show(markdown=arguments.markdown)

@@ -1,9 +1,10 @@
 """How fast do other Python model servers serve the same file, under the same load, in the same run?
 
 MLServer 1.7.1 and KServe 0.21 stand beside the echo, the bare handler and our server. Each lives in a virtual environment of
-its own under benchmarks/out/, which is made where it is missing (some 500 MB each). Each runs the small network of 12 KB, folded,
-with onnxruntime on one thread, by the fewest lines that its documentation allows, in one process, on uvloop, and without a line
-of log for each call: what serves it best. The answer of each is compared with onnxruntime's before anything is timed.
+its own under benchmarks/out/, which is made where it is missing (some 500 MB each). Each runs the small network of 12 KB,
+folded, with onnxruntime on one thread, by the fewest lines that its documentation allows, in one process, on uvloop, and
+without a line of log for each call: what serves it best. The answer of each is compared with onnxruntime's before anything is
+timed.
 
     python benchmarks/rivals.py
     python benchmarks/rivals.py kserve --callers 16 --rounds 5
@@ -61,10 +62,12 @@ def question(names: list[str], callers: tuple[int, ...]) -> Question:
 
 
 def parse() -> argparse.Namespace:
-    parser = report.parser(__doc__, seconds=2, rounds=3)
+    parser = report.parser(__doc__, seconds=1.5, rounds=3)
     parser.add_argument("rivals", nargs="*", metavar="RIVAL", help=f"of {', '.join(RIVALS)}; default: all")
-    parser.add_argument("--callers", type=int, action="append", help="calls under way; repeatable (default: 1, 16 and 64)")
-    parser.add_argument("--connections", type=int, default=1, help="that callers are spread over (default: 1)")
+    parser.add_argument(
+        "--callers", type=report.count, action="append", help="calls under way; repeatable (default: 1, 16 and 64)"
+    )
+    parser.add_argument("--connections", type=report.count, default=1, help="that callers are spread over (default: 1)")
     arguments = parser.parse_args()
     if unknown := set(arguments.rivals) - set(RIVALS):
         parser.error(f"no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")

@@ -10,7 +10,7 @@ The load comes from h2load (Debian's package nghttp2-client). All callers share 
 program do; `--connections` spreads them. Two workers are measured with a connection a caller, because a connection belongs
 to one worker; so are the others in that table.
 
-    python benchmarks/serving.py                          # everything, some five minutes
+    python benchmarks/serving.py                          # everything, some six minutes
     python benchmarks/serving.py small mib --rounds 5     # two of the questions, more exactly
 """
 
@@ -84,9 +84,11 @@ QUESTIONS = {
 
 
 def parse() -> argparse.Namespace:
-    parser = report.parser(__doc__, seconds=2, rounds=3)
+    parser = report.parser(__doc__, seconds=1.5, rounds=3)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; default: all")
-    parser.add_argument("--connections", type=int, default=1, help="that callers are spread over, where they can (default: 1)")
+    parser.add_argument(
+        "--connections", type=report.count, default=1, help="that callers are spread over, where they can (default: 1)"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.questions) - set(QUESTIONS):
         parser.error(f"no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")

@@ -149,10 +149,14 @@ def ratios(rounds: dict[str, list[Figure]]) -> Sheet:
     return out
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = report.parser(__doc__, seconds=2, rounds=3)
     parser.add_argument("--megabytes", type=report.positive, default=10, help="size of the tensor (default: 10)")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
     rounds = measure(arguments)
     sheet(rounds, arguments.megabytes).show(markdown=arguments.markdown)
     ratios(rounds).show(markdown=arguments.markdown)

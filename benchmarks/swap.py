@@ -5,7 +5,8 @@ by call; that is answered when the new version serves. In each round p99 during 
 a second more, while the old version goes, stands beside p99 before it. The floor is the echo under the same load, beside the
 same preparation of a file by a process that is not the server's: what is worse there is what the machine lacks in cores.
 
-Every call of the load is held to its answer's size, so one that is refused, or lost with the old version, ends the benchmark.
+The load comes in runs of `--seconds`, one behind the other: one before, as many as the swap takes, one after. Every call of it
+is held to its answer's size, so one that is refused, or lost with the old version, ends the benchmark.
 
     python benchmarks/swap.py
     python benchmarks/swap.py --load 0.8 --callers 64
@@ -14,7 +15,7 @@ Every call of the load is held to its answer's size, so one that is refused, or 
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -73,14 +74,14 @@ class Windows:
 
 
 @contextmanager
-def subjects() -> Iterator[dict[str, tuple[Load, Callable[[int], object]]]]:
+def subjects(flags: Sequence[str]) -> Iterator[dict[str, tuple[Load, Callable[[int], object]]]]:
     """For each subject its load, and what makes the swap to a version happen and waits for its end."""
     check_flags(FLAGS)
     shutil.rmtree(OUT / "swap", ignore_errors=True)  # with the cache: what was folded once would be swapped in no time
     repository = OUT / "swap" / "repository"
     first = write_version(repository, 1)
     body = h2load.write_body(SMALL.request(), OUT / "requests" / SMALL.name)
-    with our_server(repository, FLAGS, OUT / "swap" / "cache") as ours:
+    with our_server(repository, [*FLAGS, *flags], OUT / "swap" / "cache") as ours:
         size = len(call(ours.address, INFER, SMALL.request()))
         with other_server("echo", free_address(), size) as echo:
             yield {
@@ -109,26 +110,31 @@ def prepare_elsewhere(source: Path) -> None:
     models.folded(SMALL, source)
 
 
-def watch(load: Load, rate: float, change: Callable[[], object], arguments: argparse.Namespace) -> Windows:
+def watch(load: Load, rate: float, change: Callable[[], object], seconds: float) -> Windows:
     """Holds a load, lets `change` happen in it, and cuts what was seen in three."""
-    length = 2 * arguments.seconds + arguments.patience
+    calls = max(round(rate * seconds), load.callers)
+    seen = [h2load.run(load, calls=calls, calls_per_second=rate)]
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(h2load.run, load, calls=round(rate * length), calls_per_second=rate)
-        time.sleep(arguments.seconds)
-        began = time.time()  # as the log of the load has it
-        change()
-        ended = time.time()
-        answers = running.result()
-    if answers.starts[-1] < ended + AFTERWARDS_SECONDS:
-        raise LoadError(f"the change took {ended - began:.1f} s, longer than the load; give it a larger --patience")
-    return cut(answers, began, ended)
+        changing = pool.submit(times_of, change)
+        while not (changing.done() and time.time() > changing.result()[1] + AFTERWARDS_SECONDS):
+            seen.append(h2load.run(load, calls=calls, calls_per_second=rate))
+    seen.append(h2load.run(load, calls=calls, calls_per_second=rate))
+    answers = Answers(*(np.concatenate(parts) for parts in zip(*((a.starts, a.latencies) for a in seen), strict=True)))
+    return cut(answers, *changing.result())
+
+
+def times_of(change: Callable[[], object]) -> tuple[float, float]:
+    """When it began and when it ended, seconds since the epoch, which is what the log of the load has."""
+    began = time.time()
+    change()
+    return began, time.time()
 
 
 def cut(answers: Answers, began: float, ended: float) -> Windows:
-    """A call belongs to where it ended; the first tenth of a second, when connections are made, belongs nowhere."""
+    """A call belongs to where it ended."""
     ends = answers.starts + answers.latencies
     ms = answers.latencies * 1e3
-    before = (ends < began) & (answers.starts > answers.starts[0] + 0.1)
+    before = ends < began
     after = ends >= ended + AFTERWARDS_SECONDS
     during = (ends >= began) & ~after
     return Windows(
@@ -148,7 +154,7 @@ def p99(values: NDArray[np.float64]) -> float:
 def measure(arguments: argparse.Namespace, advance: Callable[[], None]) -> dict[str, list[Windows]]:
     """A swap of each subject in every round, under a part of the load that our server can take."""
     seen: dict[str, list[Windows]] = {ECHO: [], SERVER: []}
-    with subjects() as both:
+    with subjects(arguments.server_flag) as both:
         loads = {
             name: replace(load, callers=arguments.callers, connections=arguments.connections)
             for name, (load, _) in both.items()
@@ -157,7 +163,7 @@ def measure(arguments: argparse.Namespace, advance: Callable[[], None]) -> dict[
         rate = arguments.load * figures.answer_rate(answers, arguments.callers, arguments.seconds)
         for round_ in range(arguments.rounds):
             for name, (_, change) in both.items():
-                seen[name].append(watch(loads[name], rate, partial(change, round_ + 2), arguments))
+                seen[name].append(watch(loads[name], rate, partial(change, round_ + 2), arguments.seconds))
                 advance()
     return seen
 
@@ -191,12 +197,11 @@ def ratios(seen: dict[str, list[Windows]]) -> Sheet:
 def parse() -> argparse.Namespace:
     parser = report.parser(__doc__, seconds=4, rounds=3)
     parser.add_argument("--load", type=report.positive, default=0.5, help="part of what the server can take (default: 0.5)")
-    parser.add_argument("--callers", type=int, default=16, help="calls under way at most (default: 16)")
-    parser.add_argument("--connections", type=int, default=1, help="that callers are spread over (default: 1)")
-    parser.add_argument("--patience", type=report.positive, default=12, help="seconds that a swap may take (default: 12)")
+    parser.add_argument("--callers", type=report.count, default=16, help="calls under way at most (default: 16)")
+    parser.add_argument("--connections", type=report.count, default=1, help="that callers are spread over (default: 1)")
     arguments = parser.parse_args()
-    if not 1 <= arguments.rounds <= MAX_ROUNDS:
-        parser.error(f"--rounds: wanted 1 to {MAX_ROUNDS}, got {arguments.rounds}")
+    if arguments.rounds > MAX_ROUNDS:
+        parser.error(f"--rounds: wanted at most {MAX_ROUNDS}, got {arguments.rounds}")
     return arguments
 
 

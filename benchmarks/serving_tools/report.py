@@ -60,7 +60,7 @@ def parser(description: str | None, *, seconds: float, rounds: int) -> argparse.
     """
     out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--seconds", type=positive, default=seconds, help=f"how long a turn lasts (default: {seconds:g})")
-    out.add_argument("--rounds", type=int, default=rounds, help=f"turns of each subject (default: {rounds})")
+    out.add_argument("--rounds", type=count, default=rounds, help=f"turns of each subject (default: {rounds})")
     out.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     out.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     out.add_argument("--server-flag", action="append", default=[], help="a further flag of our server; repeatable")
@@ -75,7 +75,15 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
+def count(text: str) -> int:
+    """An argument that is a whole number above 0."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"wanted 1 or more, got {text}")
+    return number
+
+
 def positive(text: str) -> float:
+    """An argument that is a number above 0."""
     if (number := float(text)) <= 0:
         raise argparse.ArgumentTypeError(f"wanted a number above 0, got {text}")
     return number
