@@ -6,6 +6,7 @@ from normserve.aio import AsyncClient
 from normserve.client import Client
 from normserve.errors import (
     AccessError,
+    AlreadyExistsError,
     CallCancelledError,
     DeadlineExceededError,
     InternalError,
@@ -16,25 +17,40 @@ from normserve.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from normserve.results import ModelIndex, ModelMetadata, NormResult, ServerMetadata, TensorMetadata
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    NormResult,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
+from normserve.shared_memory import SharedMemoryWarning
 
 __version__ = _version("normserve")
 
 __all__ = [
     "AccessError",
+    "AlreadyExistsError",
     "AsyncClient",
     "CallCancelledError",
     "Client",
     "DeadlineExceededError",
+    "Duration",
     "InternalError",
     "InvalidArgumentError",
     "ModelIndex",
     "ModelMetadata",
+    "ModelStatistics",
     "NormResult",
     "NormserveError",
     "NotFoundError",
     "ResourceExhaustedError",
     "ServerMetadata",
+    "SharedMemoryWarning",
+    "StreamAnswer",
     "TensorMetadata",
     "UnavailableError",
     "UnimplementedError",

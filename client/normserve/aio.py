@@ -2,7 +2,10 @@
 """The client for coroutines: `Client`'s verbs, awaited."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -13,9 +16,11 @@ from normserve import channel, requests
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
-from normserve.errors import CallCancelledError, UnavailableError, from_status
+from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
 from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
+from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
+from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 
@@ -32,19 +37,27 @@ class AsyncClient(AsyncOperators):
         address: "host:port".
         credentials: TLS, by `grpc.ssl_channel_credentials`; None for plain text.
         options: gRPC channel arguments that win over ours.
+        shared_memory: as `Client` has it.
     """
 
     def __init__(
-        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: ChannelOptions = (),
+        shared_memory: bool = False,
     ) -> None:
         self._closed = False
+        self._shared = SharedMemory() if shared_memory else None
         arguments = channel.options(options)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, arguments)
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, arguments)
         # Without serializers, so that bytes go out and come in as they are.
-        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
+        self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,6 +67,8 @@ class AsyncClient(AsyncOperators):
 
     async def close(self) -> None:
         """As `Client.close`."""
+        if self._shared is not None and not self._closed:
+            await self._follow(self._shared.close(), CLOSING_SECONDS)
         self._closed = True
         await self._channel.close()
 
@@ -70,8 +85,33 @@ class AsyncClient(AsyncOperators):
         metadata: Metadata | None = None,
     ) -> dict[str, Array]:
         """As `Client.infer`."""
-        call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
-        return await self._send(call, timeout, metadata)
+        request = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
+        if self._shared is None:
+            return await self._send(request.call(), timeout, metadata)
+        return await self._follow(self._shared.infer(request), timeout, metadata)
+
+    async def infer_stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        version: str = "",
+        outputs: Iterable[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> AsyncIterator[StreamAnswer]:
+        """As `Client.infer_stream`, in `async for`; `inputs` may be asynchronous too, and is read by another task."""
+        wanted = None if outputs is None else tuple(outputs)
+        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        with self._errors():
+            call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            try:
+                async for data in call:
+                    yield requests.read_stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
 
     async def is_live(self, *, timeout: float | None = None) -> bool:
         """As `Client.is_live`."""
@@ -91,6 +131,16 @@ class AsyncClient(AsyncOperators):
         """As `Client.metadata`."""
         return await self._send(requests.model_metadata(model, version), timeout)
 
+    async def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.model_config`."""
+        return await self._send(requests.model_config(model, version), timeout)
+
+    async def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> tuple[ModelStatistics, ...]:
+        """As `Client.statistics`."""
+        return await self._send(requests.statistics(model, version), timeout)
+
     async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
         """As `Client.server_metadata`."""
         return await self._send(requests.server_metadata(), timeout)
@@ -99,17 +149,56 @@ class AsyncClient(AsyncOperators):
         """As `Client.models`."""
         return await self._send(requests.repository_index(only_ready=only_ready), timeout)
 
+    async def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
+        """Makes one call after another, all within `timeout`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self._send(call, None if end is None else end - time.monotonic(), metadata)
+                except NormserveError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()  # at once, where the caller gives up
+
+    async def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """As `Client.load_model`."""
+        await self._send(requests.load_model(model, config, files), timeout)
+
+    async def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """As `Client.unload_model`."""
+        await self._send(requests.unload_model(model), timeout)
+
     async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
-        try:
+        with self._errors():
             response = await send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+        return call.read(response)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What gRPC raises, as our own."""
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise from_status(error.code(), error.details()) from error
         except (grpc.aio.UsageError, asyncio.CancelledError) as error:
             if self._closed and not _task_is_cancelled():
                 raise CallCancelledError("the client is closed") from error
             raise
-        return call.read(response)
 
 
 def _task_is_cancelled() -> bool:

@@ -3,31 +3,49 @@
 Nothing here touches a network. A `Call` is what both clients send and read, so that each of them only has to know how to wait.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 from normserve_proto.tensors import Array, TensorError
 
-from normserve.errors import InternalError, InvalidArgumentError
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata, TensorMetadata
+from normserve.errors import InternalError, InvalidArgumentError, NormserveError
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
 
 T = TypeVar("T")
 Parameter = bool | int | float | str
 
+_INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
 _SERVICE = "/inference.GRPCInferenceService/"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 MODEL_READY = _SERVICE + "ModelReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
 MODEL_METADATA = _SERVICE + "ModelMetadata"
+MODEL_CONFIG = _SERVICE + "ModelConfig"
+MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 MODEL_INFER = _SERVICE + "ModelInfer"
+MODEL_STREAM_INFER = _SERVICE + "ModelStreamInfer"  # no unary call, and never sent again: some of it may have been answered
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
+REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+REGISTER = _SERVICE + "SystemSharedMemoryRegister"
+UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
 
 METHODS = (
     SERVER_LIVE,
@@ -35,10 +53,17 @@ METHODS = (
     MODEL_READY,
     SERVER_METADATA,
     MODEL_METADATA,
+    MODEL_CONFIG,
+    MODEL_STATISTICS,
     MODEL_INFER,
     REPOSITORY_INDEX,
+    REPOSITORY_LOAD,
+    REPOSITORY_UNLOAD,
     NORMALIZE,
 )
+# Not sent again by themselves: they would fail for having worked.
+ONCE = (REGISTER, UNREGISTER)
+ALL_METHODS = (*METHODS, *ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +71,7 @@ class Call(Generic[T]):
     """One unary call, before it is sent.
 
     Attributes:
-        method: the path, one of `METHODS`.
+        method: the path, one of `ALL_METHODS`.
         request: the serialized request.
         parse: reads the serialized response.
     """
@@ -67,6 +92,23 @@ class Call(Generic[T]):
             raise InternalError(f"the server's answer cannot be read: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A ModelInfer request, before it is decided how its tensors travel.
+
+    Attributes:
+        message: the request, without its tensors' bytes.
+        raw: the bytes of each input.
+    """
+
+    message: pb.ModelInferRequest
+    raw: Sequence[tensors.Buffer]
+
+    def call(self) -> Call[dict[str, Array]]:
+        """Gives the call with all tensors in the message."""
+        return Call(MODEL_INFER, joined(self.message, self.raw), _read_infer)
+
+
 def infer(
     model: str,
     inputs: Mapping[str, Array],
@@ -75,8 +117,12 @@ def infer(
     outputs: Iterable[str] | None = None,
     request_id: str = "",
     parameters: Mapping[str, Parameter] | None = None,
-) -> Call[dict[str, Array]]:
-    """Runs a model; see `Client.infer`."""
+) -> Inference:
+    """Runs a model; see `Client.infer`.
+
+    Raises:
+        InvalidArgumentError: a dtype has no name on the wire, or a parameter cannot travel.
+    """
     arrays = {name: np.asarray(array) for name, array in inputs.items()}
     raw = [encode_input(name, array) for name, array in arrays.items()]
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
@@ -86,7 +132,12 @@ def infer(
         request.outputs.add(name=name)
     for key, value in (parameters or {}).items():
         request.parameters[key].CopyFrom(_parameter(key, value))
-    return Call(MODEL_INFER, wire.join(request.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw), _read_infer)
+    return Inference(request, raw)
+
+
+def joined(message: pb.ModelInferRequest, raw: Sequence[tensors.Buffer]) -> bytes:
+    """Serializes a request with its inputs' bytes."""
+    return wire.join(message.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw)
 
 
 def server_live() -> Call[bool]:
@@ -108,6 +159,37 @@ def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
     return Call(MODEL_METADATA, request, _read_model_metadata)
 
 
+def model_config(model: str, version: str) -> Call[dict[str, Any]]:
+    """Asks how a model is served."""
+    request = pb.ModelConfigRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_CONFIG, request, _read_model_config)
+
+
+def statistics(model: str, version: str) -> Call[tuple[ModelStatistics, ...]]:
+    """Asks what requests add up to."""
+    request = pb.ModelStatisticsRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_STATISTICS, request, _read_statistics)
+
+
+def read_stream_answer(data: bytes) -> StreamAnswer:
+    """Reads one answer of `MODEL_STREAM_INFER`, whose requests are those of `infer`.
+
+    Raises:
+        InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
+    """
+    try:
+        head, answers = wire.split(data, _INFER_RESPONSE)
+        response = pb.ModelStreamInferResponse.FromString(head)
+        if response.error_message:
+            return StreamAnswer(NormserveError(response.error_message), {})
+        if not answers:
+            return StreamAnswer(None, _decoded(response.infer_response, None))
+        inner, raw = wire.split(answers[0], wire.RAW_OUTPUT_CONTENTS)
+        return StreamAnswer(None, _decoded(pb.ModelInferResponse.FromString(bytes(inner)), raw))
+    except (DecodeError, TensorError) as error:
+        raise InternalError(f"the server's answer cannot be read: {error}") from error
+
+
 def server_metadata() -> Call[ServerMetadata]:
     """Asks for the server's name, version and extensions."""
     return Call(SERVER_METADATA, b"", _read_server_metadata)
@@ -117,6 +199,36 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     """Asks for every version in the repository."""
     request = pb.RepositoryIndexRequest(ready=only_ready).SerializeToString()
     return Call(REPOSITORY_INDEX, request, _read_repository_index)
+
+
+def register(name: str, key: str, byte_size: int) -> Call[None]:
+    """Registers all of a shared memory object as a region."""
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size).SerializeToString()
+    return Call(REGISTER, request, _read_nothing)
+
+
+def unregister(name: str) -> Call[None]:
+    """Makes the server forget a region."""
+    request = pb.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
+    return Call(UNREGISTER, request, _read_nothing)
+
+
+def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
+    """Asks for a model to be loaded; see `Client.load_model`."""
+    request = pb.RepositoryModelLoadRequest(model_name=model)
+    try:
+        if config is not None:
+            request.parameters["config"].string_param = config if isinstance(config, str) else json.dumps(config)
+        for path, content in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = content
+    except TypeError as error:
+        raise InvalidArgumentError(f"model '{model}': config is JSON and files are bytes: {error}") from error
+    return Call(REPOSITORY_LOAD, request.SerializeToString(), _read_nothing)
+
+
+def unload_model(model: str) -> Call[None]:
+    """Asks for a model to be unloaded."""
+    return Call(REPOSITORY_UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model).SerializeToString(), _read_nothing)
 
 
 def encode_input(name: str, array: Array) -> tensors.Buffer:
@@ -146,10 +258,27 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
     raise InvalidArgumentError(f"parameter '{key}': wanted a bool, a str, a float or an int of 64 bits, got {value!r}")
 
 
+def _read_nothing(_data: bytes) -> None:
+    """These answers are empty messages."""
+
+
 def _read_infer(data: bytes) -> dict[str, Array]:
+    return _decoded(*split_answer(data))
+
+
+def _decoded(response: pb.ModelInferResponse, raw: Sequence[tensors.Buffer] | None) -> dict[str, Array]:
+    return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
+
+
+def split_answer(data: bytes) -> tuple[pb.ModelInferResponse, Sequence[tensors.Buffer]]:
+    """Separates an answer's message and the bytes of its outputs, which are views of `data`.
+
+    Raises:
+        DecodeError: it is not a ModelInferResponse.
+    """
     head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
     response = pb.ModelInferResponse.FromString(head)
-    return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
+    return response, response.raw_output_contents if raw is None else raw
 
 
 def _read_model_metadata(data: bytes) -> ModelMetadata:
@@ -168,6 +297,28 @@ def _tensor_metadata(
     messages: Sequence[pb.ModelMetadataResponse.TensorMetadata],
 ) -> tuple[TensorMetadata, ...]:
     return tuple(TensorMetadata(message.name, message.datatype, tuple(message.shape)) for message in messages)
+
+
+def _read_model_config(data: bytes) -> dict[str, Any]:
+    config = pb.ModelConfigResponse.FromString(data).config
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
+
+
+def _read_statistics(data: bytes) -> tuple[ModelStatistics, ...]:
+    return tuple(_statistics(model) for model in pb.ModelStatisticsResponse.FromString(data).model_stats)
+
+
+def _statistics(model: pb.ModelStatistics) -> ModelStatistics:
+    stats = model.inference_stats
+    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    durations = {name: getattr(stats, name) for name in names}
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        samples=model.inference_count,
+        executions=model.execution_count,
+        **{name: Duration(duration.count, duration.ns / 1e9) for name, duration in durations.items()},
+    )
 
 
 def _read_server_metadata(data: bytes) -> ServerMetadata:

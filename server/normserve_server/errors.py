@@ -1,12 +1,17 @@
-"""Everything the service refuses, as one tree of exceptions, and the one table that turns it into gRPC status codes.
+"""Everything the service refuses, as one tree of exceptions, and the tables that turn it into gRPC status codes.
 
 A text always names the thing, what was wanted and what came. An exception that is not in the tree is a bug of ours: callers get
 a fixed text, the trace goes to the log.
 """
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import grpc
 from google.protobuf.message import DecodeError
 from normserve_proto.tensors import TensorError
+
+Codes: TypeAlias = Mapping[type[Exception], grpc.StatusCode]
 
 NEVER = -1
 
@@ -26,7 +31,11 @@ class InvalidRequestError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """No such model, or no such version of it."""
+    """No such model, no such version of it, or no such region of shared memory."""
+
+
+class AlreadyExistsError(ServiceError):
+    """The name is taken."""
 
 
 class UnimplementedError(ServiceError):
@@ -41,6 +50,16 @@ class FailedVersionError(UnavailableError):
     """The version failed to load, and will not by waiting."""
 
     retry_after_ms = NEVER
+
+
+class ControlError(UnavailableError):
+    """Models are not loaded and unloaded by call in this server's model control mode."""
+
+    retry_after_ms = NEVER
+
+
+class ModelLoadError(ServiceError):
+    """A model that a call asked to load does not load; what served before goes on."""
 
 
 class OverloadedError(ServiceError):
@@ -61,37 +80,79 @@ class DeadlineExceededError(ServiceError):
     """The caller's deadline or the request's queue timeout passed before the work began."""
 
 
+class QueueTimeoutError(DeadlineExceededError):
+    """The request waited in the queue until its time was over."""
+
+
 class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
-STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
+class RelayedError(ServiceError):
+    """Another process of this service refused the call; its words and its code are passed on.
+
+    Attributes:
+        code: what it said.
+    """
+
+    def __init__(
+        self, message: str, *, code: grpc.StatusCode = grpc.StatusCode.INTERNAL, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
+class LoadError(Exception):
+    """A model that cannot be served; the text says why. It becomes the version's reason, and no answer by itself."""
+
+
+STATUS_CODES: Codes = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
     DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.UNAVAILABLE,
+    ModelLoadError: grpc.StatusCode.INTERNAL,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    QueueTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     InternalError: grpc.StatusCode.INTERNAL,
+    RelayedError: grpc.StatusCode.INTERNAL,  # where it does not say another
+}
+
+# By the setting `error_codes`. Triton says UNAVAILABLE for the two ends of a queue, which its clients may be built upon.
+CODES: Mapping[str, Codes] = {
+    "grpc": STATUS_CODES,
+    "triton": {
+        **STATUS_CODES,
+        OverloadedError: grpc.StatusCode.UNAVAILABLE,
+        QueueTimeoutError: grpc.StatusCode.UNAVAILABLE,
+    },
 }
 
 BUG = "internal error; the server's log has the details"
 
 
-def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+def status_of(error: BaseException, codes: Codes = STATUS_CODES) -> tuple[grpc.StatusCode, str]:
     """Gives the status code and the text that a caller gets for an exception.
 
     Args:
         error: whatever a handler raised.
+        codes: one of the tables in `CODES`.
 
     Returns:
-        The code of the nearest class in `STATUS_CODES`, with the exception's text; INTERNAL with a fixed text for a bug.
+        The code of the nearest class in `codes`, or the one that was relayed, with the exception's text; INTERNAL with a fixed
+        text for a bug.
     """
+    if isinstance(error, RelayedError):
+        return error.code, str(error)
     for kind in type(error).__mro__:
-        if kind in STATUS_CODES:
-            return STATUS_CODES[kind], str(error)
+        if kind in codes:
+            return codes[kind], str(error)
     return grpc.StatusCode.INTERNAL, BUG
