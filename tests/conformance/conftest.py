@@ -1,0 +1,37 @@
+"""Clients that others wrote, installed where the tests need them, and what they must get as answers."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from normserve.testing import RunningServer
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache"  # kept from run to run; git ignores it
+
+
+def installed(script: str, folder: str) -> str:
+    """Runs an install script of this folder and gives the path that it prints; skips where it cannot install."""
+    command = [sys.executable, str(HERE / script), str(CACHE / folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    if done.returncode:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> str:
+    """Triton's load generator."""
+    return installed("install_perf_analyzer.py", "perf_analyzer")
+
+
+@pytest.fixture(scope="session")
+def digits_logits(cache_dir: Path, digits_server: RunningServer) -> Callable[[np.ndarray], np.ndarray]:
+    """What onnxruntime itself makes of images, [N, 1, 8, 8] float32, by the very file that the server runs."""
+    (artifact,) = cache_dir.glob("*/model.onnx")
+    session = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"image": images})[0]
