@@ -14,10 +14,10 @@ HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache"  # kept from run to run; git ignores it
 
 
-def installed(script: str, folder: str) -> str:
-    """Runs an install script of this folder and gives the path that it prints; skips where it cannot install."""
-    command = [sys.executable, str(HERE / script), str(CACHE / folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+def installed(client: str) -> str:
+    """The program that runs a client; skips where it cannot be installed."""
+    command = [sys.executable, str(HERE / "install_client.py"), client, str(CACHE / client)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     return done.stdout.strip()
@@ -26,7 +26,13 @@ def installed(script: str, folder: str) -> str:
 @pytest.fixture(scope="session")
 def perf_analyzer() -> str:
     """Triton's load generator."""
-    return installed("install_perf_analyzer.py", "perf_analyzer")
+    return installed("perf_analyzer")
+
+
+@pytest.fixture(scope="session")
+def kserve_python() -> str:
+    """The Python of an environment that holds kserve."""
+    return installed("kserve")
 
 
 @pytest.fixture(scope="session")
