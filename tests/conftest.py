@@ -2,11 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from normserve.testing import RunningServer, running_server
+from onnx import TensorProto, helper
+
+WIDTH = 256
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,37 @@ def digits_server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningS
     """A server process that serves the digits network, folded; shared, so tests must leave it as it is."""
     with running_server(digits_repository, arguments=("--cache-dir", str(cache_dir))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def adder() -> Callable[..., bytes]:
+    """Makes ONNX files: y = x + number for x of shape [batch, WIDTH], so that an answer tells which version gave it.
+
+    `layers` matrices in between take time, and WIDTH * WIDTH * 4 bytes of memory each.
+    """
+
+    def make(number: float, layers: int = 1) -> bytes:
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy")
+        names = ["x", *(f"h{layer}" for layer in range(layers))]
+        nodes = [helper.make_node("MatMul", [a, f"w{b}"], [b]) for a, b in pairwise(names)]
+        nodes.append(helper.make_node("Add", [names[-1], "number"], ["y"]))
+        eye = np.eye(WIDTH, dtype="<f4").tobytes()
+        weights = [helper.make_tensor(f"w{name}", TensorProto.FLOAT, [WIDTH, WIDTH], eye, raw=True) for name in names[1:]]
+        weights.append(helper.make_tensor("number", TensorProto.FLOAT, [1], [number]))
+        graph = helper.make_graph(nodes, "adder", [x], [y], weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def publish(adder: Callable[..., bytes]) -> Callable[..., Path]:
+    """Puts a version into a repository as one should: written beside its place under a hidden name, then renamed."""
+
+    def put(folder: Path, number: float, layers: int = 1, *, content: bytes | None = None) -> Path:
+        hidden = folder.with_name(f".{folder.name}")
+        hidden.mkdir(parents=True)
+        (hidden / "model.onnx").write_bytes(adder(number, layers) if content is None else content)
+        return hidden.rename(folder)
+
+    return put

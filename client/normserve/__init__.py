@@ -16,7 +16,16 @@ from normserve.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from normserve.results import ModelIndex, ModelMetadata, NormResult, ServerMetadata, TensorMetadata
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    NormResult,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
 
 __version__ = _version("normserve")
 
@@ -26,15 +35,18 @@ __all__ = [
     "CallCancelledError",
     "Client",
     "DeadlineExceededError",
+    "Duration",
     "InternalError",
     "InvalidArgumentError",
     "ModelIndex",
     "ModelMetadata",
+    "ModelStatistics",
     "NormResult",
     "NormserveError",
     "NotFoundError",
     "ResourceExhaustedError",
     "ServerMetadata",
+    "StreamAnswer",
     "TensorMetadata",
     "UnavailableError",
     "UnimplementedError",

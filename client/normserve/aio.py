@@ -2,7 +2,9 @@
 """The client for coroutines: `Client`'s verbs, awaited."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -15,7 +17,8 @@ from normserve.channel import ChannelOptions
 from normserve.client import Metadata
 from normserve.errors import CallCancelledError, UnavailableError, from_status
 from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
+from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 
@@ -45,6 +48,7 @@ class AsyncClient(AsyncOperators):
             self._channel = grpc.aio.secure_channel(address, credentials, arguments)
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+        self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,6 +77,29 @@ class AsyncClient(AsyncOperators):
         call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
         return await self._send(call, timeout, metadata)
 
+    async def infer_stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        version: str = "",
+        outputs: Iterable[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> AsyncIterator[StreamAnswer]:
+        """As `Client.infer_stream`, in `async for`; `inputs` may be asynchronous too, and is read by another task."""
+        wanted = None if outputs is None else tuple(outputs)
+        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        with self._errors():
+            call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            try:
+                async for data in call:
+                    yield requests.read_stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
+
     async def is_live(self, *, timeout: float | None = None) -> bool:
         """As `Client.is_live`."""
         try:
@@ -91,6 +118,16 @@ class AsyncClient(AsyncOperators):
         """As `Client.metadata`."""
         return await self._send(requests.model_metadata(model, version), timeout)
 
+    async def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.model_config`."""
+        return await self._send(requests.model_config(model, version), timeout)
+
+    async def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> tuple[ModelStatistics, ...]:
+        """As `Client.statistics`."""
+        return await self._send(requests.statistics(model, version), timeout)
+
     async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
         """As `Client.server_metadata`."""
         return await self._send(requests.server_metadata(), timeout)
@@ -99,17 +136,38 @@ class AsyncClient(AsyncOperators):
         """As `Client.models`."""
         return await self._send(requests.repository_index(only_ready=only_ready), timeout)
 
+    async def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """As `Client.load_model`."""
+        await self._send(requests.load_model(model, config, files), timeout)
+
+    async def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """As `Client.unload_model`."""
+        await self._send(requests.unload_model(model), timeout)
+
     async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
-        try:
+        with self._errors():
             response = await send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+        return call.read(response)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What gRPC raises, as our own."""
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise from_status(error.code(), error.details()) from error
         except (grpc.aio.UsageError, asyncio.CancelledError) as error:
             if self._closed and not _task_is_cancelled():
                 raise CallCancelledError("the client is closed") from error
             raise
-        return call.read(response)
 
 
 def _task_is_cancelled() -> bool:

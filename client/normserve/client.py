@@ -1,6 +1,8 @@
 """The client for threads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -11,7 +13,8 @@ from normserve.channel import ChannelOptions
 from normserve.errors import CallCancelledError, UnavailableError, from_status
 from normserve.operators import Operators
 from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata
+from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 Metadata = Mapping[str, str | bytes]
@@ -45,6 +48,7 @@ class Client(Operators):
             self._channel = grpc.secure_channel(address, credentials, arguments)
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+        self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +96,49 @@ class Client(Operators):
         call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
         return self._send(call, timeout, metadata)
 
+    def infer_stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs],
+        *,
+        version: str = "",
+        outputs: Iterable[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Iterator[StreamAnswer]:
+        """Runs a model on many inputs over one stream, ahead of what is read of the answers.
+
+            for answer in client.infer_stream("digits", ({"image": image} for image in images)):
+                answer.outputs["logits"]
+
+        Args:
+            model: its name.
+            inputs: of each request, as `infer` takes them; read on another thread, as fast as the server takes them.
+            version: an integer in decimal; empty for the server's choice.
+            outputs: the outputs wanted; None for all.
+            parameters: of each request.
+            timeout: seconds until the whole stream is given up, on both sides; None for never.
+            metadata: of the gRPC call, keys in lower case.
+
+        Yields:
+            The answers in the order of the inputs. One that failed raises when its outputs are asked for; the stream goes on.
+
+        Raises:
+            InvalidArgumentError: an input's dtype has no name on the wire; after the answers to those before it.
+            NormserveError: the stream ended early. It is never sent again: some of it has been answered.
+        """
+        wanted = None if outputs is None else tuple(outputs)
+        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        with self._errors():
+            call = self._stream(outgoing.each(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            try:
+                for data in call:
+                    yield requests.read_stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
+
     def is_live(self, *, timeout: float | None = None) -> bool:
         """Tells whether the server answers; False where nobody does.
 
@@ -137,6 +184,37 @@ class Client(Operators):
         """
         return self._send(requests.model_metadata(model, version), timeout)
 
+    def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
+        """Tells how a model is served: its ModelConfig, completed from its file.
+
+        Args:
+            model: its name.
+            version: an integer in decimal; empty for the server's choice.
+            timeout: seconds.
+
+        Returns:
+            The fields that are set, as protobuf's JSON has them: names for enumerations, text for integers of 64 bits.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+            NormserveError: the call was not answered.
+        """
+        return self._send(requests.model_config(model, version), timeout)
+
+    def statistics(self, model: str = "", version: str = "", *, timeout: float | None = None) -> tuple[ModelStatistics, ...]:
+        """Tells what the requests of each version that serves add up to since it was loaded.
+
+        Args:
+            model: its name; empty for all models.
+            version: an integer in decimal; empty for all of the model's.
+            timeout: seconds.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+            NormserveError: the call was not answered.
+        """
+        return self._send(requests.statistics(model, version), timeout)
+
     def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
         """Tells the server's name, version and extensions.
 
@@ -161,14 +239,59 @@ class Client(Operators):
         """
         return self._send(requests.repository_index(only_ready=only_ready), timeout)
 
+    def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Loads a model, or what has changed of it, and waits until it serves; for servers in model control mode `explicit`.
+
+        Until then, and where it fails, what served before goes on. A call that is given up does not end the loading.
+
+        Args:
+            model: its name.
+            config: a ModelConfig, as JSON text or as what that is made of, in the place of the model's config.pbtxt.
+            files: by "<version>/<name>", such as "1/model.onnx", what replaces the model's folder; needs `config`.
+            timeout: seconds.
+
+        Raises:
+            InvalidArgumentError: the config, or a file's name, is none.
+            NotFoundError: there is no such model.
+            InternalError: it does not load; the text says why.
+            NormserveError: the call was not answered; UnavailableError in another model control mode.
+        """
+        self._send(requests.load_model(model, config, files), timeout)
+
+    def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """Takes a model out of service, and waits until it has answered what it accepted.
+
+        Args:
+            model: its name.
+            timeout: seconds.
+
+        Raises:
+            NotFoundError: there is no such model.
+            NormserveError: the call was not answered; UnavailableError in another model control mode than `explicit`.
+        """
+        self._send(requests.unload_model(model), timeout)
+
     def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
-        try:
+        with self._errors():
             response = send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+        return call.read(response)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What gRPC raises, as our own."""
+        try:
+            yield
         except grpc.RpcError as error:
             raise from_status(error.code(), error.details()) from error
         except ValueError as error:
             if self._closed:  # gRPC says ValueError to that as to arguments that are wrong
                 raise CallCancelledError("the client is closed") from error
             raise
-        return call.read(response)

@@ -3,30 +3,46 @@
 Nothing here touches a network. A `Call` is what both clients send and read, so that each of them only has to know how to wait.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 from normserve_proto.tensors import Array, TensorError
 
-from normserve.errors import InternalError, InvalidArgumentError
-from normserve.results import ModelIndex, ModelMetadata, ServerMetadata, TensorMetadata
+from normserve.errors import InternalError, InvalidArgumentError, NormserveError
+from normserve.results import (
+    Duration,
+    ModelIndex,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+    StreamAnswer,
+    TensorMetadata,
+)
 
 T = TypeVar("T")
 Parameter = bool | int | float | str
 
+_INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
 _SERVICE = "/inference.GRPCInferenceService/"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 MODEL_READY = _SERVICE + "ModelReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
 MODEL_METADATA = _SERVICE + "ModelMetadata"
+MODEL_CONFIG = _SERVICE + "ModelConfig"
+MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 MODEL_INFER = _SERVICE + "ModelInfer"
+MODEL_STREAM_INFER = _SERVICE + "ModelStreamInfer"  # no unary call, and never sent again: some of it may have been answered
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
+REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
 
 METHODS = (
@@ -35,8 +51,12 @@ METHODS = (
     MODEL_READY,
     SERVER_METADATA,
     MODEL_METADATA,
+    MODEL_CONFIG,
+    MODEL_STATISTICS,
     MODEL_INFER,
     REPOSITORY_INDEX,
+    REPOSITORY_LOAD,
+    REPOSITORY_UNLOAD,
     NORMALIZE,
 )
 
@@ -108,6 +128,37 @@ def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
     return Call(MODEL_METADATA, request, _read_model_metadata)
 
 
+def model_config(model: str, version: str) -> Call[dict[str, Any]]:
+    """Asks how a model is served."""
+    request = pb.ModelConfigRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_CONFIG, request, _read_model_config)
+
+
+def statistics(model: str, version: str) -> Call[tuple[ModelStatistics, ...]]:
+    """Asks what requests add up to."""
+    request = pb.ModelStatisticsRequest(name=model, version=version).SerializeToString()
+    return Call(MODEL_STATISTICS, request, _read_statistics)
+
+
+def read_stream_answer(data: bytes) -> StreamAnswer:
+    """Reads one answer of `MODEL_STREAM_INFER`, whose requests are those of `infer`.
+
+    Raises:
+        InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
+    """
+    try:
+        head, answers = wire.split(data, _INFER_RESPONSE)
+        response = pb.ModelStreamInferResponse.FromString(head)
+        if response.error_message:
+            return StreamAnswer(NormserveError(response.error_message), {})
+        if not answers:
+            return StreamAnswer(None, _decoded(response.infer_response, None))
+        inner, raw = wire.split(answers[0], wire.RAW_OUTPUT_CONTENTS)
+        return StreamAnswer(None, _decoded(pb.ModelInferResponse.FromString(bytes(inner)), raw))
+    except (DecodeError, TensorError) as error:
+        raise InternalError(f"the server's answer cannot be read: {error}") from error
+
+
 def server_metadata() -> Call[ServerMetadata]:
     """Asks for the server's name, version and extensions."""
     return Call(SERVER_METADATA, b"", _read_server_metadata)
@@ -117,6 +168,24 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     """Asks for every version in the repository."""
     request = pb.RepositoryIndexRequest(ready=only_ready).SerializeToString()
     return Call(REPOSITORY_INDEX, request, _read_repository_index)
+
+
+def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
+    """Asks for a model to be loaded; see `Client.load_model`."""
+    request = pb.RepositoryModelLoadRequest(model_name=model)
+    try:
+        if config is not None:
+            request.parameters["config"].string_param = config if isinstance(config, str) else json.dumps(config)
+        for path, content in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = content
+    except TypeError as error:
+        raise InvalidArgumentError(f"model '{model}': config is JSON and files are bytes: {error}") from error
+    return Call(REPOSITORY_LOAD, request.SerializeToString(), _read_nothing)
+
+
+def unload_model(model: str) -> Call[None]:
+    """Asks for a model to be unloaded."""
+    return Call(REPOSITORY_UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model).SerializeToString(), _read_nothing)
 
 
 def encode_input(name: str, array: Array) -> tensors.Buffer:
@@ -146,9 +215,16 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
     raise InvalidArgumentError(f"parameter '{key}': wanted a bool, a str, a float or an int of 64 bits, got {value!r}")
 
 
+def _read_nothing(_data: bytes) -> None:
+    """Both answers are empty messages."""
+
+
 def _read_infer(data: bytes) -> dict[str, Array]:
     head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
-    response = pb.ModelInferResponse.FromString(head)
+    return _decoded(pb.ModelInferResponse.FromString(head), raw)
+
+
+def _decoded(response: pb.ModelInferResponse, raw: Sequence[tensors.Buffer] | None) -> dict[str, Array]:
     return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
 
 
@@ -168,6 +244,28 @@ def _tensor_metadata(
     messages: Sequence[pb.ModelMetadataResponse.TensorMetadata],
 ) -> tuple[TensorMetadata, ...]:
     return tuple(TensorMetadata(message.name, message.datatype, tuple(message.shape)) for message in messages)
+
+
+def _read_model_config(data: bytes) -> dict[str, Any]:
+    config = pb.ModelConfigResponse.FromString(data).config
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
+
+
+def _read_statistics(data: bytes) -> tuple[ModelStatistics, ...]:
+    return tuple(_statistics(model) for model in pb.ModelStatisticsResponse.FromString(data).model_stats)
+
+
+def _statistics(model: pb.ModelStatistics) -> ModelStatistics:
+    stats = model.inference_stats
+    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    durations = {name: getattr(stats, name) for name in names}
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        samples=model.inference_count,
+        executions=model.execution_count,
+        **{name: Duration(duration.count, duration.ns / 1e9) for name, duration in durations.items()},
+    )
 
 
 def _read_server_metadata(data: bytes) -> ServerMetadata:

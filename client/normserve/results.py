@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from normserve_proto.tensors import Array
 
+from normserve.errors import NormserveError
+
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
@@ -73,6 +75,66 @@ class ModelIndex:
     version: str
     state: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """The answer to one request of a stream.
+
+    Attributes:
+        error: what the request failed with; None where it did not.
+    """
+
+    error: NormserveError | None
+    _outputs: Mapping[str, Array]
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """The outputs by name, as `infer` gives them.
+
+        Raises:
+            NormserveError: the request failed.
+        """
+        if self.error is not None:
+            raise self.error
+        return self._outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How often something happened, and for how many seconds altogether."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """What the requests of one version add up to since it was loaded.
+
+    Attributes:
+        name: the model's name.
+        version: the version.
+        samples: in answered requests.
+        executions: runs; fewer than requests where they ran together.
+        success: answered requests, from arrival to answer.
+        fail: requests that were not answered.
+        queue: answered requests' waits.
+        compute_input: putting batches together; each request counts its whole run, here and in the next two.
+        compute_infer: the model itself.
+        compute_output: taking outputs apart.
+    """
+
+    name: str
+    version: str
+    samples: int
+    executions: int
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
 
 
 class NormResult(NamedTuple):

@@ -37,6 +37,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_LITTLE = frozenset(DTYPES.values()) - {np.dtype(np.object_)}
 _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 
 # FP16 and BF16 have no field of their own: they travel only as raw bytes.
@@ -169,6 +170,8 @@ def encode(array: Array) -> Buffer:
     Raises:
         TensorError: the dtype has no name on the wire, or an element is neither bytes nor str.
     """
+    if array.dtype in _LITTLE and array.flags.c_contiguous:
+        return array.reshape(-1).view(np.uint8).data
     if datatype_of(array) == "BYTES":
         return b"".join(_length_prefixed(element) for element in array.flat)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)

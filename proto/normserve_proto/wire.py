@@ -41,10 +41,49 @@ def split(message: Message, field: int, small: int | None = None) -> tuple[Messa
     """
     if len(message) < (SMALL if small is None else small):
         return message, None
+    found = scan(message, field)
+    if found is None:
+        return message, None
+    view = memoryview(message)
+    return found[0], [view[start:stop] for start, stop in found[1]]
+
+
+def scan(message: Buffer, field: int) -> tuple[bytes, list[tuple[int, int]]] | None:
+    """The same as extents: the message without the field, and where its entries begin and end.
+
+    Returns:
+        None where the message has very many fields or is not understood.
+    """
     try:
         return _scan(message, field)
     except (ValueError, IndexError):
-        return message, None
+        return None
+
+
+class Template:
+    """All of a message but the content of one field's entries: what the messages of one caller often have in common.
+
+    A message's structure lies in its tags and lengths. So a message of the same length, whose bytes outside of the entries are
+    the same at the same places, has the same head, and its entries at the same places.
+
+    Args:
+        message: a serialized message.
+        extents: where the entries begin and end in it, as `scan` tells.
+    """
+
+    def __init__(self, message: bytes, extents: Sequence[tuple[int, int]]) -> None:
+        self._extents = tuple(extents)
+        starts = (0, *(stop for _, stop in extents))
+        stops = (*(start for start, _ in extents), len(message))
+        self._parts = tuple((message[start:stop], start) for start, stop in zip(starts, stops, strict=True) if start < stop)
+
+    def entries(self, message: bytes) -> list[memoryview] | None:
+        """Views the entries of a message of the same length; None where something else in it differs."""
+        for part, offset in self._parts:
+            if not message.startswith(part, offset):
+                return None
+        view = memoryview(message)
+        return [view[start:stop] for start, stop in self._extents]
 
 
 def join(head: bytes, field: int, entries: Sequence[Buffer]) -> bytes:
@@ -55,10 +94,15 @@ def join(head: bytes, field: int, entries: Sequence[Buffer]) -> bytes:
         field: its number, 1 to 15.
         entries: contiguous buffers of bytes.
     """
-    parts: list[Buffer] = [head]
+    return b"".join(parts(head, field, entries))
+
+
+def parts(head: bytes, field: int, entries: Sequence[Buffer]) -> list[Buffer]:
+    """Gives what `join` joins, for a message that is to stand inside another one."""
+    pieces: list[Buffer] = [head]
     for entry in entries:
-        parts += (prefix(field, len(entry)), entry)
-    return b"".join(parts)
+        pieces += (prefix(field, len(entry)), entry)
+    return pieces
 
 
 def prefix(field: int, length: int) -> bytes:
@@ -71,11 +115,11 @@ def prefix(field: int, length: int) -> bytes:
     return bytes([field << 3 | _LENGTH_DELIMITED]) + _varint(length)
 
 
-def _scan(message: Buffer, field: int) -> tuple[bytes, list[memoryview]]:
+def _scan(message: Buffer, field: int) -> tuple[bytes, list[tuple[int, int]]]:
     wanted = field << 3 | _LENGTH_DELIMITED
     view = memoryview(message)
     heads: list[memoryview] = []
-    entries: list[memoryview] = []
+    entries: list[tuple[int, int]] = []
     position = 0
     while position < len(message):
         if len(heads) + len(entries) >= MANY:
@@ -85,7 +129,7 @@ def _scan(message: Buffer, field: int) -> tuple[bytes, list[memoryview]]:
         if stop > len(message):
             raise ValueError("a field ends past the message")
         if tag == wanted:
-            entries.append(view[start:stop])
+            entries.append((start, stop))
         else:
             heads.append(view[position:stop])
         position = stop

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = settings.read(sys.argv[1:] if arguments is None else arguments)
     except settings.SettingError as error:
         return _fail(str(error), 2)
-    logs.configure(chosen.log_level, chosen.log_format)
+    levels = logs.configure(chosen.log_level, chosen.log_format)
     for name in settings.unknown_variables(os.environ):
         _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         with asyncio.Runner(loop_factory=_event_loop) as runner:
-            runner.run(app.serve(chosen))
+            runner.run(app.serve(chosen, levels))
     except app.StartError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:  # the second one: somebody does not want to wait for the drain

@@ -1,6 +1,7 @@
 """How much the server takes on at a time, in bytes, so that a burst of big messages cannot exhaust its memory."""
 
 import asyncio
+from collections.abc import Callable
 
 from normserve_server.calls import now
 from normserve_server.errors import OverloadedError, TooLargeError, UnavailableError
@@ -23,6 +24,7 @@ class Admission:
         self._refused_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._streams: set[Callable[[], None]] = set()
 
     def enter(self, size: int) -> None:
         """Admits a message of `size` bytes; the caller owes a `leave`.
@@ -53,10 +55,27 @@ class Admission:
         if self.calls == 0:
             self._idle.set()
 
+    def open(self, stop: Callable[[], None]) -> None:
+        """Notes a stream, which is no call itself, whose messages are; the caller owes a `close`.
+
+        Args:
+            stop: is called once the server drains, which may be now. The stream has to take no more messages then.
+        """
+        self._streams.add(stop)
+        if self._draining:
+            self._refused_at = now()
+            stop()
+
+    def close(self, stop: Callable[[], None]) -> None:
+        """Takes back one `open`."""
+        self._streams.discard(stop)
+
     async def drain(self) -> None:
-        """Admits nothing more, and waits until nothing is in flight."""
+        """Admits nothing more, stops the streams, and waits until nothing is in flight."""
         self._draining = True
         self._refused_at = now()
+        for stop in tuple(self._streams):
+            stop()
         await self._idle.wait()
 
     async def quiet(self, quiet_seconds: float) -> None:

@@ -24,22 +24,35 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from normserve_server import devices, operators, preparation
 from normserve_server.admission import Admission
+from normserve_server.background import Background
+from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
+from normserve_server.errors import CODES
 from normserve_server.health import Health
 from normserve_server.http.site import Site
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
+from normserve_server.introspection import IntrospectionServicer
+from normserve_server.lifecycle import Lifecycle
 from normserve_server.loading import CONCURRENT_LOADS, Loader
+from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
+from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
 from normserve_server.repository import Repository
-from normserve_server.settings import Settings
+from normserve_server.repository_control import RepositoryControlServicer
+from normserve_server.runtime_settings import RuntimeSettingsServicer
+from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.stream_inference import StreamInferenceServicer
+from normserve_server.tracing import Traces
 from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
+
+EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
@@ -59,27 +72,31 @@ class App:
 
     Args:
         settings: all of its settings.
+        levels: what is logged, which callers may change.
 
     Raises:
         StartError: the device or the repository is not there.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        if not settings.repository.is_dir():
-            raise StartError(f"repository: there is no folder {settings.repository}")
+    def __init__(self, settings: Settings, levels: Levels) -> None:
+        _check_repository(settings)
         version = importlib.metadata.version("normserve")
         self._settings = settings
+        self._levels = levels
         self._admission = Admission(settings.max_admitted_bytes)
         self._metrics = Metrics(_registry(), version)
         self._metrics.in_flight.set_function(lambda: self._admission.calls)
         self._metrics.in_flight_bytes.set_function(lambda: self._admission.bytes)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
-        self._repository = Repository(settings.repository, loader, self._metrics)
+        self._repository = Repository(self._metrics)
+        self._control = ModelControl(settings, self._repository, Lifecycle(self._repository, loader, self._metrics))
+        self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
+        self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
         self._grpc = self._grpc_server(version)
-        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._serving)
-        self._serving = False
+        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._open and self._repository.ready)
+        self._open = False
 
     async def start(self) -> None:
         """Listens, then loads every model; meanwhile the service is live and not ready.
@@ -90,18 +107,22 @@ class App:
         grpc_port = self._listen()
         http_port = await self._listen_http()
         await self._health.publish()
+        self._background.spawn(self._health.follow())
         await self._grpc.start()
         host = self._settings.host
         _log.info("listening", grpc=_joined(host, grpc_port), http=f"http://{_joined(host, http_port)}")
-        await asyncio.gather(self._repository.load_all(self._health.publish), self._normalizer.call(operators.warm_up))
+        await asyncio.gather(self._control.start(), self._normalizer.call(operators.warm_up))
         _settle_memory()
-        self._serving = self._repository.ready
-        (_log.info if self._serving else _log.error)("ready" if self._serving else "not every model serves")
+        self._open = True
+        (_log.info if self._repository.ready else _log.error)("ready" if self._repository.ready else "not every model serves")
+        self._background.spawn(self._control.watch())
+        self._background.spawn(self._canary.watch())
 
     async def drain(self) -> None:
         """Takes the service down; every call that was accepted is answered."""
         _log.info("draining", in_flight=self._admission.calls)
-        self._serving = False
+        self._open = False
+        await self._background.close()
         await self._health.drain()
         await asyncio.sleep(self._settings.drain_delay_seconds)
         try:
@@ -111,17 +132,23 @@ class App:
         with contextlib.suppress(TimeoutError):  # some never stop calling
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
-        await self._repository.unload_all()
+        await self._control.close()
         await self._normalizer.close()
         await self._http.stop()
         _log.info("stopped")
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS)
-        door = Door(self._metrics, self._admission)
-        inference = InferenceServicer(self._repository, version)
+        traces = Traces()
+        door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes])
+        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        streams = StreamInferenceServicer(inference)
+        introspection = IntrospectionServicer(self._repository)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, traces)
+        control = RepositoryControlServicer(self._repository, self._control)
+        servicers = [inference, streams, introspection, runtime_settings, control]
         handlers = (
-            door.service(INFERENCE, [inference], inference.codecs),
+            door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
         )
         server.add_generic_rpc_handlers(handlers)
@@ -144,14 +171,18 @@ class App:
         return await self._http.start(*address)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, levels: Levels) -> None:
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+
+    Args:
+        settings: all of them.
+        levels: what is logged.
 
     Raises:
         StartError: the service cannot start.
     """
     stop = asyncio.Event()
-    app = App(settings)
+    app = App(settings, levels)
     _on_signals(stop.set)
     starting = asyncio.create_task(app.start())
     stopping = asyncio.create_task(stop.wait())
@@ -199,6 +230,17 @@ def _device(settings: Settings) -> devices.Device:
         return devices.choose(settings.device)
     except DeviceError as error:
         raise StartError(str(error)) from None
+
+
+def _check_repository(settings: Settings) -> None:
+    for folder in settings.repository:
+        if not folder.is_dir():
+            raise StartError(f"repository: there is no folder {folder}")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise StartError(f"repository: {folder} cannot be read")
+    for name in set(settings.load_model) - {ALL_MODELS}:
+        if not any((folder / name).is_dir() for folder in settings.repository):
+            raise StartError(f"load_model: there is no model '{name}' in {', '.join(map(str, settings.repository))}")
 
 
 def _check_free(name: str, host: str, port: int) -> None:

@@ -1,107 +1,76 @@
-"""Requests that wait, and the batches that are cut from them.
+"""The queues of one version and the instances that they feed.
 
-The decisions are `cut`, a pure function over plain data. The `Batcher` around it lives on the event loop, which owns all
-queues, so nothing here is locked. As soon as an instance is free it takes what waits; nobody waits for company.
+What runs next is decided in `scheduling`; this carries it out. It lives on the event loop, which owns all queues, so nothing
+here is locked. As soon as an instance is free it takes what waits.
 """
 
 import asyncio
-import contextlib
+import bisect
+import operator
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normserve_proto.tensors import Array
 from prometheus_client import Histogram
 
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
-from normserve_server.instance import Instance, Outcome
+from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
+from normserve_server.instance import Instance, Run
+from normserve_server.model_config import Batching, QueuePolicy
+from normserve_server.scheduling import Pending, Rules, ShapeKey, decide
+from normserve_server.statistics import Statistics
 from normserve_server.validation import Work
 
 RETRY_AFTER_MS = 50
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
-    """A request in the queue.
+class Started:
+    """A batch that runs.
 
     Attributes:
-        work: what is to be run.
-        future: where its outputs, or its error, are awaited.
-        queued: when it came, seconds by `calls.now`.
-        expires: when nobody wants the answer any more; None for never.
-        began: when its batch was cut.
+        batch: its members.
+        runs: what came out; None while it runs.
     """
-
-    work: Work
-    future: asyncio.Future[Sequence[Array]]
-    queued: float
-    expires: float | None = None
-    began: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What `cut` decided: the batch to run, those whose time is over, and those who go on waiting, in order."""
 
     batch: list[Pending]
-    expired: list[Pending]
-    waiting: deque[Pending]
-
-
-def cut(queue: deque[Pending], moment: float, max_batch_size: int) -> Cut:
-    """Takes the next batch from a queue: the first request that is still wanted, and those behind it that fit beside it.
-
-    Args:
-        queue: requests in the order they came.
-        moment: now; a request whose `expires` is not later is expired.
-        max_batch_size: most samples in a batch; 0 for one request at a time.
-
-    Returns:
-        The parts. A cancelled request is in none of them. Within one shape nobody overtakes: once a request of the batch's
-        shape does not fit, those of its shape behind it wait too.
-    """
-    batch: list[Pending] = []
-    expired: list[Pending] = []
-    waiting: deque[Pending] = deque()
-    room = max(max_batch_size, 1)
-    for pending in queue:
-        if pending.future.done():
-            continue
-        if pending.expires is not None and pending.expires <= moment:
-            expired.append(pending)
-        elif not batch or (max_batch_size and pending.work.size <= room and _same_shape(pending, batch[0])):
-            batch.append(pending)
-            room -= pending.work.size
-        else:
-            waiting.append(pending)
-            room = 0 if _same_shape(pending, batch[0]) else room
-    return Cut(batch, expired, waiting)
-
-
-def _same_shape(one: Pending, other: Pending) -> bool:
-    return one.work.shape_key == other.work.shape_key
+    runs: list[Run] | None = None
 
 
 class Batcher:
-    """The queue of one version, and the instances that it feeds.
+    """The queues of one version, and the instances that they feed.
 
     Args:
         instances: at least one.
         max_batch_size: most samples in a batch; 0 for one request at a time.
         max_queue_size: most requests that wait; the next one is refused.
         batch_sizes: records how many samples ran together.
+        batching: how batches are cut.
+        statistics: adds up what ran.
     """
 
     def __init__(
-        self, instances: Sequence[Instance], *, max_batch_size: int, max_queue_size: int, batch_sizes: Histogram
+        self,
+        instances: Sequence[Instance],
+        *,
+        max_batch_size: int,
+        max_queue_size: int,
+        batch_sizes: Histogram,
+        batching: Batching = Batching(),  # noqa: B008 - it cannot change
+        statistics: Statistics | None = None,
     ) -> None:
         self._instances = instances
         self._idle = list(instances)
-        self._queue: deque[Pending] = deque()
-        self._max_batch_size = max_batch_size
+        self._queues: dict[ShapeKey, list[Pending]] = {}
+        self._started: deque[Started] = deque()
+        self._arrivals = 0
+        self._rules = Rules(max_batch_size, batching.preferred_sizes, batching.max_delay_seconds)
+        self._batching = batching
         self._max_queue_size = max_queue_size
         self._batch_sizes = batch_sizes
+        self._statistics = statistics or Statistics()
+        self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -120,16 +89,9 @@ class Batcher:
         """
         if self._closed:
             raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
-        if self._idle and not self._queue and self._idle[-1].quick(work):
+        if self._idle and not self._queues and self._runs_alone(work) and self._idle[-1].quick(work):
             return self._run_here(self._idle[-1], work, call)
-        if len(self._queue) >= self._max_queue_size:
-            raise OverloadedError(
-                f"model '{call.model}': {len(self._queue)} requests wait already, which is the limit",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
-        pending = Pending(work, asyncio.get_running_loop().create_future(), now(), _expires(work, call))
-        self._queue.append(pending)
-        self._at_rest.clear()
+        pending = self._enqueue(work, call)
         self._feed()
         try:
             return await pending.future
@@ -140,71 +102,184 @@ class Batcher:
             if pending.began:
                 call.lap_at("queue", pending.began)
                 call.lap("compute")
+                call.samples, call.laps = work.size, pending.laps
+
+    async def probe(self, timeout_seconds: float) -> None:
+        """Runs a sample on every instance, beside what they have to do.
+
+        Raises:
+            ServiceError: one failed.
+            TimeoutError: they did not all answer in time.
+        """
+        async with asyncio.timeout(timeout_seconds):
+            await asyncio.gather(*(instance.probe() for instance in self._instances))
 
     async def close(self) -> None:
         """Takes nothing more, finishes what waits and runs, and ends the instances."""
         self._closed = True
+        self._rules = replace(self._rules, max_delay_seconds=0.0)  # nobody will keep them company
+        self._feed()
         await self._at_rest.wait()
         for instance in self._instances:
             await instance.close()
 
+    def _runs_alone(self, work: Work) -> bool:
+        """Whether it would not wait for company."""
+        return not self._rules.max_delay_seconds or work.size == self._rules.max_batch_size
+
     def _run_here(self, instance: Instance, work: Work, call: Call) -> Sequence[Array]:
         """On the loop, without a hop to a thread and back."""
         call.lap("queue")
-        self._batch_sizes.observe(work.size)
-        outcome = instance.run([work])[0]
+        run = instance.run([work])[0]
+        self._note(run)
+        call.samples, call.laps = work.size, run.laps
         call.lap("compute")
+        outcome = run.outcomes[0]
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
+    def _enqueue(self, work: Work, call: Call) -> Pending:
+        priority = self._priority(work)
+        policy = self._batching.policies.get(priority, self._batching.policy)
+        self._check_room(priority, policy, call)
+        self._arrivals += 1
+        loop, moment = asyncio.get_running_loop(), now()
+        pending = Pending(work, loop.create_future(), moment, (False, priority, self._arrivals), call.deadline)
+        timeout = _timeout(work, policy)
+        if timeout is not None:
+            pending.times_out, pending.delays = moment + timeout, policy.delay_expired
+            loop.call_later(timeout, self._time_out, pending)
+        self._put(pending)
+        return pending
+
+    def _priority(self, work: Work) -> int:
+        """As Triton takes it: what is not one of the levels is the default."""
+        return work.priority if 0 < work.priority <= self._batching.priority_levels else self._batching.default_priority
+
+    def _check_room(self, priority: int, policy: QueuePolicy, call: Call) -> None:
+        waiting, limit = sum(map(len, self._queues.values())), self._max_queue_size
+        if policy.max_queue_size is not None and waiting < limit:
+            waiting = sum(pending.order[1] == priority for queue in self._queues.values() for pending in queue)
+            limit = policy.max_queue_size
+        if waiting >= limit:
+            raise OverloadedError(
+                f"model '{call.model}': {waiting} requests wait already, which is the limit", retry_after_ms=RETRY_AFTER_MS
+            )
+
+    def _put(self, pending: Pending) -> None:
+        bisect.insort(self._queues.setdefault(pending.work.shape_key, []), pending, key=_order)
+        self._at_rest.clear()
+
+    def _take(self, pending: Pending) -> bool:
+        """Takes a request out of its queue; tells whether it was there."""
+        shape = pending.work.shape_key
+        queue = self._queues.get(shape, [])
+        self._keep(shape, [other for other in queue if other is not pending])
+        return len(queue) > len(self._queues.get(shape, ()))
+
+    def _keep(self, shape: ShapeKey, remaining: list[Pending]) -> None:
+        """Makes `remaining` what a queue holds."""
+        if remaining:
+            self._queues[shape] = remaining
+        else:
+            self._queues.pop(shape, None)
+
     def _forget(self, pending: Pending) -> None:
         """Takes a caller who left out of the queue, and what it sent out of memory."""
-        if not pending.began:
-            with contextlib.suppress(ValueError):
-                self._queue.remove(pending)
+        if not pending.began and self._take(pending):
             self._feed()
 
+    def _time_out(self, pending: Pending) -> None:
+        """Ends a request's stay in the queue although no instance is free to notice."""
+        if pending.began or pending.times_out is None or not self._take(pending):
+            return
+        if pending.delays:
+            pending.send_to_the_back()
+            self._put(pending)
+        else:
+            _dismiss(pending, now())
+        self._feed()
+
     def _feed(self) -> None:
-        while self._idle and self._queue:
-            moment = now()
-            decision = cut(self._queue, moment, self._max_batch_size)
-            self._queue = decision.waiting
-            for pending in decision.expired:
-                pending.future.set_exception(DeadlineExceededError(_waited(pending, moment)))
-            if decision.batch:
-                self._start(self._idle.pop(), decision.batch, moment)
-        if not self._queue and len(self._idle) == len(self._instances):
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._idle and self._queues and self._alarm is None:
+            self._feed_one()
+        if not self._queues and len(self._idle) == len(self._instances):
             self._at_rest.set()
 
+    def _feed_one(self) -> None:
+        """Carries out one decision."""
+        moment = now()
+        decision = decide(self._queues, moment, self._rules)
+        for shape, remaining in decision.remaining.items():
+            self._keep(shape, remaining)
+        for pending in decision.expired:
+            _dismiss(pending, moment)
+        for pending in decision.delayed:
+            pending.send_to_the_back()
+            self._put(pending)
+        if decision.batch:
+            self._start(self._idle.pop(), decision.batch, moment)
+        elif decision.wake is not None:
+            self._alarm = asyncio.get_running_loop().call_later(decision.wake - moment, self._feed)
+
     def _start(self, instance: Instance, batch: list[Pending], moment: float) -> None:
-        self._batch_sizes.observe(sum(pending.work.size for pending in batch))
         for pending in batch:
             pending.began = moment
+        started = Started(batch)
+        if self._batching.preserve_ordering:
+            self._started.append(started)
 
-        def done(outcomes: list[Outcome]) -> None:
+        def done(runs: list[Run]) -> None:
             self._idle.append(instance)
-            for pending, outcome in zip(batch, outcomes, strict=True):
-                _settle(pending.future, outcome)
+            for run in runs:
+                self._note(run)
+            started.runs = runs
+            self._answer(started)
             self._feed()
 
         instance.start([pending.work for pending in batch], done)
 
+    def _answer(self, started: Started) -> None:
+        if not self._batching.preserve_ordering:
+            _settle(started)
+            return
+        while self._started and self._started[0].runs is not None:
+            _settle(self._started.popleft())
 
-def _settle(future: asyncio.Future[Sequence[Array]], outcome: Outcome) -> None:
-    if future.done():  # its caller left while it ran
-        return
-    if isinstance(outcome, BaseException):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-
-
-def _expires(work: Work, call: Call) -> float | None:
-    timeout = None if work.timeout_seconds is None else now() + work.timeout_seconds
-    moments = [moment for moment in (call.deadline, timeout) if moment is not None]
-    return min(moments, default=None)
+    def _note(self, run: Run) -> None:
+        self._batch_sizes.observe(run.samples)
+        if run.laps is not None:
+            self._statistics.executed(run.samples, run.laps)
 
 
-def _waited(pending: Pending, moment: float) -> str:
-    return f"the request waited {moment - pending.queued:.3f} s in the queue and its time was over before an instance was free"
+_order = operator.attrgetter("order")
+
+
+def _settle(started: Started) -> None:
+    settled = ((outcome, run.laps) for run in started.runs or () for outcome in run.outcomes)
+    for pending, (outcome, laps) in zip(started.batch, settled, strict=True):
+        pending.laps = laps
+        if pending.future.done():  # its caller left while it ran
+            continue
+        if isinstance(outcome, BaseException):
+            pending.future.set_exception(outcome)
+        else:
+            pending.future.set_result(outcome)
+
+
+def _timeout(work: Work, policy: QueuePolicy) -> float | None:
+    if work.timeout_seconds is not None and policy.timeout_override:
+        return work.timeout_seconds
+    return policy.timeout_seconds
+
+
+def _dismiss(pending: Pending, moment: float) -> None:
+    if not pending.future.done():
+        too_late = pending.deadline is not None and pending.deadline <= moment
+        kind = DeadlineExceededError if too_late else QueueTimeoutError
+        waited = f"the request waited {moment - pending.queued:.3f} s in the queue"
+        pending.future.set_exception(kind(f"{waited} and its time was over before an instance was free"))

@@ -1,12 +1,17 @@
-"""Everything the service refuses, as one tree of exceptions, and the one table that turns it into gRPC status codes.
+"""Everything the service refuses, as one tree of exceptions, and the tables that turn it into gRPC status codes.
 
 A text always names the thing, what was wanted and what came. An exception that is not in the tree is a bug of ours: callers get
 a fixed text, the trace goes to the log.
 """
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import grpc
 from google.protobuf.message import DecodeError
 from normserve_proto.tensors import TensorError
+
+Codes: TypeAlias = Mapping[type[Exception], grpc.StatusCode]
 
 NEVER = -1
 
@@ -43,6 +48,16 @@ class FailedVersionError(UnavailableError):
     retry_after_ms = NEVER
 
 
+class ControlError(UnavailableError):
+    """Models are not loaded and unloaded by call in this server's model control mode."""
+
+    retry_after_ms = NEVER
+
+
+class ModelLoadError(ServiceError):
+    """A model that a call asked to load does not load; what served before goes on."""
+
+
 class OverloadedError(ServiceError):
     """No room now; the caller may come back after `retry_after_ms` milliseconds."""
 
@@ -61,11 +76,19 @@ class DeadlineExceededError(ServiceError):
     """The caller's deadline or the request's queue timeout passed before the work began."""
 
 
+class QueueTimeoutError(DeadlineExceededError):
+    """The request waited in the queue until its time was over."""
+
+
 class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
-STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
+class LoadError(Exception):
+    """A model that cannot be served; the text says why. It becomes the version's reason, and no answer by itself."""
+
+
+STATUS_CODES: Codes = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
     DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -73,25 +96,39 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.UNAVAILABLE,
+    ModelLoadError: grpc.StatusCode.INTERNAL,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    QueueTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     InternalError: grpc.StatusCode.INTERNAL,
+}
+
+# By the setting `error_codes`. Triton says UNAVAILABLE for the two ends of a queue, which its clients may be built upon.
+CODES: Mapping[str, Codes] = {
+    "grpc": STATUS_CODES,
+    "triton": {
+        **STATUS_CODES,
+        OverloadedError: grpc.StatusCode.UNAVAILABLE,
+        QueueTimeoutError: grpc.StatusCode.UNAVAILABLE,
+    },
 }
 
 BUG = "internal error; the server's log has the details"
 
 
-def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+def status_of(error: BaseException, codes: Codes = STATUS_CODES) -> tuple[grpc.StatusCode, str]:
     """Gives the status code and the text that a caller gets for an exception.
 
     Args:
         error: whatever a handler raised.
+        codes: one of the tables in `CODES`.
 
     Returns:
-        The code of the nearest class in `STATUS_CODES`, with the exception's text; INTERNAL with a fixed text for a bug.
+        The code of the nearest class in `codes`, with the exception's text; INTERNAL with a fixed text for a bug.
     """
     for kind in type(error).__mro__:
-        if kind in STATUS_CODES:
-            return STATUS_CODES[kind], str(error)
+        if kind in codes:
+            return codes[kind], str(error)
     return grpc.StatusCode.INTERNAL, BUG

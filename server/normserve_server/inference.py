@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's RPCs, over the repository."""
+"""The Open Inference Protocol's core RPCs, over the repository."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +28,16 @@ class InferenceServicer:
     Args:
         repository: the models.
         version: the server's version, for ServerMetadata.
+        extensions: what it offers beyond the protocol's core, by Triton's names.
     """
 
     codecs: dict[str, Codec]
 
-    def __init__(self, repository: Repository, version: str) -> None:
+    def __init__(self, repository: Repository, version: str, extensions: Sequence[str]) -> None:
         self._repository = repository
         self._plans = Plans(repository)
         self._version = version
+        self._extensions = extensions
         self.codecs = {"ModelInfer": (parse_request, serialize_response)}
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:  # noqa: N802
@@ -43,7 +45,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _request: pb.ServerReadyRequest, _call: Call) -> pb.ServerReadyResponse:  # noqa: N802
-        """Whether every model of the repository serves."""
+        """Whether every model that is to serve has a version that does."""
         return pb.ServerReadyResponse(ready=self._repository.ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:  # noqa: N802
@@ -55,8 +57,8 @@ class InferenceServicer:
     async def ServerMetadata(  # noqa: N802
         self, _request: pb.ServerMetadataRequest, _call: Call
     ) -> pb.ServerMetadataResponse:
-        """Name and version; no extension of the protocol is offered whole yet."""
-        return pb.ServerMetadataResponse(name="normserve", version=self._version)
+        """Name, version, and the extensions of the protocol that are on."""
+        return pb.ServerMetadataResponse(name="normserve", version=self._version, extensions=self._extensions)
 
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, call: Call
@@ -80,16 +82,6 @@ class InferenceServicer:
         outputs = await planned.version.batcher.submit(work, call)
         wanted = [outputs[position] for position in planned.plan.outputs]
         return InferResponse(planned.answer_head(wanted), wanted)
-
-    async def RepositoryIndex(  # noqa: N802
-        self, request: pb.RepositoryIndexRequest, _call: Call
-    ) -> pb.RepositoryIndexResponse:
-        """Every version with its state, and the reason where it does not serve."""
-        versions = [version for version in self._repository.versions() if version.ready or not request.ready]
-        index = pb.RepositoryIndexResponse.ModelIndex
-        return pb.RepositoryIndexResponse(
-            models=[index(name=v.model, version=v.number, state=v.state, reason=v.reason) for v in versions]
-        )
 
 
 def parse_request(data: bytes) -> InferRequest:

@@ -1,7 +1,10 @@
 """One servable with one thread and the buffers that its batches are put together in."""
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +13,7 @@ from normserve_proto.tensors import Array
 from normserve_server.calls import now
 from normserve_server.errors import InternalError
 from normserve_server.servable import Servable
+from normserve_server.statistics import Laps
 from normserve_server.validation import Work
 from normserve_server.workers import Worker
 
@@ -22,6 +26,21 @@ SMOOTHING = 0.2  # weight of the newest run in the moving average of run times
 MAX_KNOWN_SHAPES = 1024  # shapes come from callers, so what is remembered of them is bounded
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of the model.
+
+    Attributes:
+        samples: how many ran, without padding.
+        laps: how long its parts took; None where it failed.
+        outcomes: each member's outputs, or what it failed with.
+    """
+
+    samples: int
+    laps: Laps | None
+    outcomes: Sequence[Outcome]
+
+
 class Instance:
     """Runs batches of one servable, one at a time, on its thread or, where that is cheaper, on the caller's.
 
@@ -29,12 +48,25 @@ class Instance:
         servable: the model.
         worker: its thread.
         run_seconds: what one sample takes, as far as that is known.
+        buckets: sizes, ascending, that batches are padded to; the last is the largest batch. Empty for no padding.
+        sample: inputs of one sample, for `probe`; None where none is known.
     """
 
-    def __init__(self, servable: Servable, worker: Worker, run_seconds: float = math.inf) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        worker: Worker,
+        run_seconds: float = math.inf,
+        *,
+        buckets: Sequence[int] = (),
+        sample: Mapping[str, Array] | None = None,
+    ) -> None:
         self._servable = servable
         self._worker = worker
+        self._buckets = buckets
+        self._sample = sample
         self._buffers: dict[str, Array] = {}
+        self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
         self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
 
@@ -43,80 +75,112 @@ class Instance:
         expected = self._run_seconds if work.size == 1 else math.inf
         return self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
 
-    def start(self, batch: Sequence[Work], done: Callable[[list[Outcome]], None]) -> None:
+    def start(self, batch: Sequence[Work], done: Callable[[list[Run]], None]) -> None:
         """Runs a batch on the instance's thread, then calls `done` on the loop."""
 
-        def settle(outcomes: list[Outcome] | None, error: BaseException | None) -> None:
-            done([error or InternalError("no outcome")] * len(batch) if outcomes is None else outcomes)
+        def settle(runs: list[Run] | None, error: BaseException | None) -> None:
+            done([_failed(batch, error or InternalError("no outcome"))] if runs is None else runs)
 
         self._worker.run(lambda: self.run(batch), settle)
 
-    def run(self, batch: Sequence[Work]) -> list[Outcome]:
+    def run(self, batch: Sequence[Work]) -> list[Run]:
         """Runs a batch here and now.
 
         Args:
             batch: at least one; of one shape where there are several.
 
         Returns:
-            For each member its outputs, or the exception that it failed with. Where a batch fails, its members run alone, so
-            that a bad one does not spoil the others.
+            The run. Where a batch fails, its members run alone, so that a bad one does not spoil the others: then one run
+            a member, in order.
         """
         try:
-            return list(self._run_together(batch))
+            return [self._run_together(batch)]
         except Exception as error:  # noqa: BLE001 - a servable may fail in any way; its callers are told
             if len(batch) == 1:
-                return [error]
-            return [self.run([work])[0] for work in batch]
+                return [_failed(batch, error)]
+            return [run for work in batch for run in self.run([work])]
+
+    async def probe(self) -> None:
+        """Runs one sample on the instance's thread, behind what runs there now.
+
+        Raises:
+            ServiceError: the servable failed.
+        """
+        sample = self._sample
+        if sample is not None:
+            await self._worker.call(lambda: self._servable.run(sample))
 
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
 
-    def _run_together(self, batch: Sequence[Work]) -> Sequence[Sequence[Array]]:
-        inputs = batch[0].inputs if len(batch) == 1 else self._joined(batch)
-        inputs = {name: self._aligned(name, array) for name, array in inputs.items()}
-        size = sum(work.size for work in batch)
+    def _run_together(self, batch: Sequence[Work]) -> Run:
+        began = now()
+        size = batch[0].size if len(batch) == 1 else sum(work.size for work in batch)
+        padded = self._padded(size) if self._buckets else size
+        whole = len(batch) == 1 and padded == size
+        inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
         started = now()
         outputs = self._servable.run(inputs)
-        self._remember((batch[0].shape_key, size), now() - started)
-        return [outputs] if len(batch) == 1 else _split(outputs, [work.size for work in batch])
+        ended = now()
+        self._remember((batch[0].shape_key, size), ended - started)
+        outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
+        return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
 
-    def _joined(self, batch: Sequence[Work]) -> Mapping[str, Array]:
-        return {name: self._concatenated(name, [work.inputs[name] for work in batch]) for name in batch[0].inputs}
+    def _padded(self, size: int) -> int:
+        """The size that a batch runs with: the next bucket's; its own where there is none."""
+        position = bisect.bisect_left(self._buckets, size)
+        return self._buckets[position] if position < len(self._buckets) else size
 
-    def _concatenated(self, name: str, arrays: Sequence[Array]) -> Array:
+    def _alone(self, work: Work) -> Mapping[str, Array]:
+        """The inputs as they are; a view of a message begins anywhere in it, and kernels want multiples of elements' sizes."""
+        if all(array.flags.aligned for array in work.inputs.values()):
+            return work.inputs
+        return {name: self._copied(name, array) for name, array in work.inputs.items()}
+
+    def _copied(self, name: str, array: Array) -> Array:
+        buffer = self._buffer(name, array.shape, array.dtype)
+        np.copyto(buffer, array)
+        return buffer
+
+    def _joined(self, batch: Sequence[Work], padded: int) -> Mapping[str, Array]:
+        return {name: self._concatenated(name, [work.inputs[name] for work in batch], padded) for name in batch[0].inputs}
+
+    def _concatenated(self, name: str, arrays: Sequence[Array], padded: int) -> Array:
+        """One array of `padded` rows; what pads repeats the first row, which is an input that the model takes."""
+        size = sum(len(array) for array in arrays)
+        rows = [*arrays, *[arrays[0][:1]] * (padded - size)]
         if arrays[0].dtype == np.object_:
-            return np.concatenate(arrays)
-        shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
-        return np.concatenate(arrays, out=self._buffer(name, shape, arrays[0].dtype))
-
-    def _aligned(self, name: str, array: Array) -> Array:
-        """A view of a message begins anywhere in it; kernels want their elements at multiples of their size."""
-        if array.flags.aligned:
-            return array
-        aligned = self._buffer(name, array.shape, array.dtype)
-        np.copyto(aligned, array)
-        return aligned
+            return np.concatenate(rows)
+        return np.concatenate(rows, out=self._buffer(name, (padded, *arrays[0].shape[1:]), arrays[0].dtype))
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Memory of the instance, kept between batches: fresh memory costs a page fault for every 4 KiB."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(shape)
+        last = self._last.get(name)
+        if last is not None and last.shape == shape and last.dtype == dtype:
+            return last
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._buffers.get(name)
+        if memory is None or memory.size < size:
+            memory = self._buffers[name] = np.empty(size, np.uint8)
+        last = self._last[name] = memory[:size].view(dtype).reshape(shape)
+        return last
 
     def _remember(self, key: tuple[object, int], seconds: float) -> None:
         if len(self._seconds) >= MAX_KNOWN_SHAPES:
             self._seconds.clear()
         before = self._seconds.get(key, seconds)
-        self._seconds[key] = before + SMOOTHING * (seconds - before)
+        # One run that the system interrupted for milliseconds says nothing about the next; several in a row do.
+        self._seconds[key] = before + SMOOTHING * (min(seconds, 2 * before) - before)
 
 
-def _split(outputs: Sequence[Array], sizes: Sequence[int]) -> list[list[Array]]:
-    total = sum(sizes)
+def _failed(batch: Sequence[Work], error: BaseException) -> Run:
+    return Run(sum(work.size for work in batch), None, [error] * len(batch))
+
+
+def _split(outputs: Sequence[Array], sizes: Sequence[int], padded: int) -> list[list[Array]]:
     for position, output in enumerate(outputs):
-        if not output.shape or output.shape[0] != total:
-            raise InternalError(f"output {position} has shape {list(output.shape)} for a batch of {total} samples")
-    stops = np.cumsum(sizes)
-    return [[output[stop - size : stop] for output in outputs] for size, stop in zip(sizes, stops.tolist(), strict=True)]
+        if not output.shape or output.shape[0] != padded:
+            raise InternalError(f"output {position} has shape {list(output.shape)} for a batch of {padded} samples")
+    stops = itertools.accumulate(sizes)
+    return [[output[stop - size : stop] for output in outputs] for size, stop in zip(sizes, stops, strict=True)]

@@ -5,26 +5,24 @@ being a `grpc.aio.ServerInterceptor`, which would be looked up again for each ca
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import grpc
-import structlog
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
-from normserve_server.errors import DeadlineExceededError, ServiceError, status_of
+from normserve_server.errors import Codes, DeadlineExceededError
 from normserve_server.metrics import Metrics
+from normserve_server.refusals import Refusal, refusal
+from normserve_server.statistics import Statistics
+from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
+from normserve_server.tracing import Traces
 
-Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
-
-PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: how long a client waits before it tries again; negative for never
-MAX_TEXT_BYTES = 1024  # a text travels in the trailers, three bytes a byte at worst, which peers limit to 8 KiB
-
-_log = structlog.get_logger(__name__)
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 class Door:
@@ -33,29 +31,35 @@ class Door:
     Args:
         metrics: where each call is recorded.
         admission: what decides whether a message is taken on.
+        traces: what decides which calls are logged.
+        codes: the table from exceptions to status codes.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+    def __init__(self, metrics: Metrics, admission: Admission, traces: Traces, codes: Codes) -> None:
         self._metrics = metrics
         self._admission = admission
+        self._traces = traces
+        self._codes = codes
 
     def service(
-        self, descriptor: ServiceDescriptor, servicers: Sequence[object], codecs: dict[str, Codec] | None = None
+        self,
+        descriptor: ServiceDescriptor,
+        servicers: Sequence[object],
+        codecs: Mapping[str, Codec | StreamCodec] | None = None,
     ) -> grpc.GenericRpcHandler:
-        """Builds the method table of a service: each unary RPC that one of the servicers has a method for.
+        """Builds the method table of a service: each RPC that one of the servicers has a method for.
 
         What none has a method for, gRPC answers with UNIMPLEMENTED.
 
         Args:
             descriptor: the service.
             servicers: share the RPCs out among them: each has a coroutine method `(request, call) -> response` named like each
-                RPC that it offers.
-            codecs: by RPC, how requests are parsed and responses serialized; protobuf's way where not given.
+                RPC that it offers. Of an RPC that streams both ways it answers one message.
+            codecs: by RPC, how requests are parsed and responses serialized; protobuf's way where not given. One that streams
+                has to be given.
         """
         table = {
-            method.name: self.unary(
-                method.name, getattr(servicer, method.name), (codecs or {}).get(method.name) or _protobuf(method)
-            )
+            method.name: self._wrapped(method, getattr(servicer, method.name), (codecs or {}).get(method.name))
             for method in descriptor.methods
             for servicer in servicers
             if hasattr(servicer, method.name)
@@ -63,31 +67,31 @@ class Door:
         return grpc.method_handlers_generic_handler(descriptor.full_name, table)
 
     def unary(self, name: str, handler: Handler, codec: Codec) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Wraps one handler."""
+        """Wraps a handler of single calls."""
 
-        async def answer(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        async def answer(data: bytes, context: Context) -> bytes:
             call = Call(name)
-            started = call.mark
-            code = grpc.StatusCode.OK
-            response = b""
-            try:
-                response = await self._admitted(handler, codec, data, context, call)
-            except asyncio.CancelledError:
-                code = _why_cancelled(call)
-                raise
-            except Exception as error:  # noqa: BLE001 - this is the one place where every exception becomes a status
-                code, text = _refusal(error, call)
-                await context.abort(code, text, _trailers(error))
-            finally:
-                # Later, so that the answer does not wait for it.
-                asyncio.get_running_loop().call_soon(self._record, call, code, now() - started, len(data), len(response))
-            return response
+            reply = await self._recorded(call, len(data), self._admitted(handler, codec, data, context, call))
+            if isinstance(reply, Refusal):
+                await context.abort(reply.code, reply.text, reply.trailers)
+            return reply
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _admitted(
-        self, handler: Handler, codec: Codec, data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]", call: Call
-    ) -> bytes:
+    def stream(self, method: StreamMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Wraps a handler of the messages of a stream."""
+
+        async def answer(_messages: object, context: Context) -> None:
+            await Stream(context, method, self._admission, self._recorded).run()
+
+        return grpc.stream_stream_rpc_method_handler(answer)
+
+    def _wrapped(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Any:
+        if isinstance(codec, StreamCodec):
+            return self.stream(StreamMethod(method.name, handler, codec))
+        return self.unary(method.name, handler, codec or _protobuf(method))
+
+    async def _admitted(self, handler: Handler, codec: Codec, data: bytes, context: Context, call: Call) -> bytes:
         parse, serialize = codec
         size = len(data)
         self._admission.enter(size)
@@ -99,6 +103,24 @@ class Door:
         call.lap("encode")
         return response
 
+    async def _recorded(self, call: Call, size: int, work: Coroutine[Any, Any, bytes]) -> bytes | Refusal:
+        """Awaits the answer to a message of `size` bytes; an error comes back as what the caller is told."""
+        code = grpc.StatusCode.OK
+        response = b""
+        try:
+            response = await work
+        except asyncio.CancelledError:
+            code = _why_cancelled(call)
+            raise
+        except Exception as error:  # noqa: BLE001 - this is the one place where every exception becomes a status
+            refused = refusal(error, call, self._codes)
+            code = refused.code
+            return refused
+        finally:
+            # Later, so that the answer does not wait for it.
+            asyncio.get_running_loop().call_soon(self._record, call, code, now() - call.started, size, len(response))
+        return response
+
     def _record(self, call: Call, code: grpc.StatusCode, seconds: float, bytes_in: int, bytes_out: int) -> None:
         series = self._metrics.series(call.model, call.version, call.method)
         series.count(code.name)
@@ -106,13 +128,24 @@ class Door:
         series.bytes_in.inc(bytes_in)
         series.bytes_out.inc(bytes_out)
         self._metrics.observe(series, call.phases)
+        if call.statistics is not None:
+            _add_up(call.statistics, call, code, seconds)
+        if self._traces.on:
+            self._traces.note(call, code.name, seconds)
+
+
+def _add_up(statistics: Statistics, call: Call, code: grpc.StatusCode, seconds: float) -> None:
+    if code is not grpc.StatusCode.OK:
+        statistics.failed(seconds)
+    elif call.laps is not None:
+        statistics.answered(call.samples, call.phases.get("queue", 0.0), call.laps, seconds)
 
 
 def _protobuf(method: Any) -> Codec:
     return GetMessageClass(method.input_type).FromString, GetMessageClass(method.output_type).SerializeToString
 
 
-def _deadline(context: "grpc.aio.ServicerContext[bytes, bytes]") -> float | None:
+def _deadline(context: Context) -> float | None:
     remaining: float | None = cast("Any", context).time_remaining()  # None without a deadline, whatever its type says
     if remaining is None:
         return None
@@ -126,20 +159,3 @@ def _why_cancelled(call: Call) -> grpc.StatusCode:
     if call.deadline is not None and now() >= call.deadline:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED
-
-
-def _refusal(error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
-    code, text = status_of(error)
-    if code is grpc.StatusCode.INTERNAL:
-        _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
-    return code, _shortened(text)
-
-
-def _shortened(text: str) -> str:
-    data = text.encode(errors="replace")
-    return text if len(data) <= MAX_TEXT_BYTES else data[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "..."
-
-
-def _trailers(error: Exception) -> tuple[tuple[str, str], ...]:
-    wait = error.retry_after_ms if isinstance(error, ServiceError) else None
-    return () if wait is None else ((PUSHBACK, str(wait)),)

@@ -1,32 +1,27 @@
-"""From a version's folder to something that serves: config, artifact, sessions, warm-up. None runs on the serving loop."""
+"""From a version's folder to something that serves: artifact, sessions, instances, batcher. None runs on the serving loop."""
 
 import asyncio
-import math
+import collections
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
+from normserve_proto import open_inference_pb2 as pb
 
-from normserve_server import devices, model_config, preparation, warm_up
+from normserve_server import config_completion, devices, opening, preparation
 from normserve_server.batching import Batcher
 from normserve_server.devices import Device
-from normserve_server.errors import ServiceError
 from normserve_server.instance import Instance
 from normserve_server.metrics import Metrics
-from normserve_server.model_config import ModelConfig
+from normserve_server.model_config import InstanceGroup, ModelConfig
+from normserve_server.opening import Opened
 from normserve_server.preparation import Artifact
-from normserve_server.session import LoadError, OnnxSession
 from normserve_server.settings import Settings
+from normserve_server.statistics import Statistics
 from normserve_server.version import Loaded
 from normserve_server.workers import Worker
 
 CONCURRENT_LOADS = 2  # each may run a child that uses every core
-# A shorter run gets one thread: sharing it out gains microseconds, and the threads that then spin for the next one take the
-# cores from gRPC and from every other model (a run of 40 us, 16 callers, two cores: 1,840 requests/s with two threads, 2,820
-# with one).
-SMALL_RUN_SECONDS = 5e-4
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,58 +42,56 @@ class Loader:
     engine: str
     turns: asyncio.Semaphore
 
-    async def load(self, folder: Path, labels: tuple[str, str]) -> Loaded:
+    async def load(self, folder: Path, labels: tuple[str, str], config: ModelConfig) -> Loaded:
         """Loads the version in `folder`.
 
         Args:
             folder: `<repository>/<model>/<version>`.
-            labels: model and version, for metrics and the thread's name.
+            labels: model and version, for metrics and the threads' names.
+            config: how it is to be served.
 
         Raises:
             LoadError: it cannot be served; the text says why.
         """
         async with self.turns:
-            config = await asyncio.to_thread(model_config.read, folder.parent)
             artifact = await self._artifact(folder / config.filename)
-            session, seconds = await asyncio.to_thread(self._open_warm, artifact, config)
-        worker = Worker("-".join(labels))
-        instance = Instance(session, worker, seconds)
+            opened = await asyncio.to_thread(opening.open_all, artifact.path, folder.parent, config, self.settings, self.device)
+        servable, statistics = opened[0].servable, Statistics()
         batcher = Batcher(
-            [instance],
-            max_batch_size=session.signature.max_batch_size,
+            [_instance(one, f"{'-'.join(labels)}-{number}") for number, one in enumerate(opened)],
+            max_batch_size=servable.signature.max_batch_size,
             max_queue_size=self.settings.max_queue_size,
             batch_sizes=self.metrics.batch_size.labels(*labels),
+            batching=config.batching,
+            statistics=statistics,
         )
-        return Loaded(session, batcher, artifact.report)
+        return Loaded(servable, batcher, artifact.report, _completed(config, labels[0], opened), statistics, config.labels)
 
     async def _artifact(self, source: Path) -> Artifact:
         if not self.settings.fold:
             return Artifact(source)
         return await preparation.prepare(source, self.settings.cache_dir, self.engine)
 
-    def _open_warm(self, artifact: Artifact, config: ModelConfig) -> tuple[OnnxSession, float]:
-        """Opens a session and runs it; gives it with the seconds that one sample takes, infinity where that is not known."""
-        session, seconds = self._timed(artifact, config, self.settings.intra_op_threads)
-        if self.settings.intra_op_threads or seconds > SMALL_RUN_SECONDS or self.device.provider != devices.CPU:
-            return session, seconds
-        return self._timed(artifact, config, 1)
 
-    def _timed(self, artifact: Artifact, config: ModelConfig, threads: int) -> tuple[OnnxSession, float]:
-        session = self._open(artifact, config, threads)
-        inputs = warm_up.zeros(session.signature)
-        if inputs is None:
-            _log.info("no warm-up: extents beyond the batch's are dynamic", file=str(artifact.path))
-            return session, math.inf
-        try:
-            return session, warm_up.seconds_per_run(session, inputs)
-        except ServiceError as error:
-            raise LoadError(f"its first inference failed: {error}") from error
+def _instance(opened: Opened, name: str) -> Instance:
+    return Instance(opened.servable, Worker(name), opened.seconds, buckets=opened.buckets, sample=opened.sample)
 
-    def _open(self, artifact: Artifact, config: ModelConfig, threads: int) -> OnnxSession:
-        return OnnxSession(
-            artifact.path,
-            self.device,
-            threads=threads,
-            max_batch_size=config.max_batch_size,
-            default_max_batch_size=self.settings.default_max_batch_size,
-        )
+
+def _completed(config: ModelConfig, model: str, opened: Sequence[Opened]) -> pb.ModelConfig:
+    return config_completion.completed(
+        config,
+        opened[0].servable.signature,
+        model=model,
+        instances=_groups(opened),
+        threads=opened[0].threads,
+        buckets=opened[0].buckets,
+    )
+
+
+def _groups(opened: Sequence[Opened]) -> list[InstanceGroup]:
+    """The instances as groups of one device each."""
+    counts = collections.Counter(one.device for one in opened)
+    return [
+        InstanceGroup(count, "cpu") if device.provider == devices.CPU else InstanceGroup(count, "gpu", (device.index,))
+        for device, count in counts.items()
+    ]

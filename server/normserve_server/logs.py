@@ -2,29 +2,70 @@
 
 import logging
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 
-def configure(level: str, style: str) -> None:
-    """Sets the least level and the style of all logs of the process.
+@dataclass(slots=True)
+class Levels:
+    """What is logged, which can change at any time.
+
+    structlog fixes a logger's least level when the logger is first used. So all loggers let everything pass, and this, as the
+    first of their processors, drops what is not wanted.
+
+    Attributes:
+        info: whether what happens in the normal course of things is logged.
+        warning: whether warnings are.
+        error: whether errors are.
+        verbose_level: what only developers want to know is logged where this is > 0.
+    """
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose_level: int = 0
+
+    @classmethod
+    def of(cls, level: str) -> "Levels":
+        """Gives what a least level stands for: debug, info, warning or error."""
+        least = logging.getLevelNamesMapping()[level.upper()]
+        return cls(least <= logging.INFO, least <= logging.WARNING, error=True, verbose_level=int(least <= logging.DEBUG))
+
+    def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Passes an event on, or ends it here."""
+        wanted = {"debug": self.verbose_level > 0, "info": self.info, "warning": self.warning}
+        if not wanted.get(method, self.error):
+            raise structlog.DropEvent
+        return event
+
+
+def configure(level: str, style: str) -> Levels:
+    """Sets the level and the style of all logs of the process.
 
     Args:
-        level: debug, info, warning or error.
+        level: debug, info, warning or error, the least that is logged at first.
         style: console, json, or auto: console where standard error is a terminal.
+
+    Returns:
+        What is logged, to be changed.
     """
+    levels = Levels.of(level)
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
     exceptions = [] if console else [structlog.processors.dict_tracebacks]
     structlog.configure(
         processors=[
+            levels,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *exceptions,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    return levels

@@ -134,6 +134,14 @@ class Metrics:
             series = self._series[key] = RequestSeries(self, key)
         return series
 
+    def forget(self, model: str, version: str) -> None:
+        """Ends the series of a version that is gone, so that versions that come and go do not add up."""
+        by_request = (self.requests, self.request_seconds, self.phase_seconds, self.request_bytes, self.response_bytes)
+        by_version = (self.batch_size, self.model_ready, self.load_seconds, self.batch_norms, self.fold_error, self.provider)
+        for metric in (*by_request, *by_version):
+            metric.remove_by_labels({"model": model, "version": version})
+        self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
+
     def observe(self, series: RequestSeries, phases: Mapping[str, float]) -> None:
         """Records how long, in seconds, a request was in each phase that it reached."""
         for phase, seconds in phases.items():

@@ -1,79 +1,35 @@
-"""config.pbtxt: what a model's folder says about how it is to be served. Optional; the model's file completes it.
+"""How a model is to be served: what its config.pbtxt, or a load call's override, says. Optional; the model's file completes it.
 
-What is honoured is `name`, `max_batch_size`, `platform`, `backend`, `default_model_filename` and an empty
-`dynamic_batching`; everything else is refused by name, because a setting that is silently ignored is worse than none.
+Every field of Triton's ModelConfig is honoured or refused by name; `config_fields` has the table.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from google.protobuf import text_format
 from normserve_proto import open_inference_pb2 as pb
 
-from normserve_server.session import LoadError
+from normserve_server import (
+    config_batching,
+    config_fields,
+    config_instances,
+    config_parameters,
+    config_tensors,
+    config_text,
+    model_files,
+)
+from normserve_server.config_batching import Batching, QueuePolicy
+from normserve_server.config_instances import InstanceGroup
+from normserve_server.config_text import Parsed
+from normserve_server.errors import LoadError
+from normserve_server.reshaping import Reshape
+
+__all__ = ["FILE", "MODEL", "Batching", "InstanceGroup", "ModelConfig", "QueuePolicy", "read"]
 
 FILE = "config.pbtxt"
 MODEL = "model.onnx"
-_HONOURED = {"name", "platform", "backend", "max_batch_size", "default_model_filename", "dynamic_batching"}
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePolicy:
-    """How long requests of one priority wait, and how many.
-
-    Attributes:
-        timeout_seconds: longest stay in the queue where the request says nothing; None for any.
-        timeout_override: whether a request may choose a shorter or longer stay.
-        delay_expired: those whose time is over wait behind all others, instead of being refused.
-        max_queue_size: most requests that wait; None for the server's setting.
-    """
-
-    timeout_seconds: float | None = None
-    timeout_override: bool = True
-    delay_expired: bool = False
-    max_queue_size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How batches are cut; ModelDynamicBatching's fields in this service's units.
-
-    Attributes:
-        preferred_sizes: sizes, in samples, worth waiting for, ascending; empty for the largest that there is.
-        max_delay_seconds: longest wait for company; 0 for none.
-        preserve_ordering: answers leave in the order that requests came.
-        priority_levels: priorities are 1, the highest, to this; 0 where all requests are equal.
-        default_priority: of a request that names none.
-        policy: of every priority that has none of its own in `policies`.
-        policies: by priority.
-        buckets: sizes that batches are padded to, ascending; empty for none; None for the device's default.
-    """
-
-    preferred_sizes: tuple[int, ...] = ()
-    max_delay_seconds: float = 0.0
-    preserve_ordering: bool = False
-    priority_levels: int = 0
-    default_priority: int = 0
-    policy: QueuePolicy = QueuePolicy()
-    policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
-    buckets: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceGroup:
-    """Instances of one kind.
-
-    Attributes:
-        count: how many; for each GPU of `gpus` where there are some.
-        kind: "auto" for the server's device, "cpu" or "gpu".
-        gpus: numbers of the GPUs; empty for the server's, or all.
-    """
-
-    count: int = 1
-    kind: Literal["auto", "cpu", "gpu"] = "auto"
-    gpus: tuple[int, ...] = ()
+PLATFORM = "onnxruntime_onnx"
+BACKEND = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,48 +43,93 @@ class ModelConfig:
         instances: at least one group.
         threads: within one operator; None for the service's choice.
         labels: by output, the labels of its classes.
+        graph_optimization: the name of onnxruntime's GraphOptimizationLevel.
+        input_reshapes: by name, inputs that clients see in another shape than the model's file has them.
+        output_reshapes: likewise.
         message: config.pbtxt as it was given; empty where there is none.
     """
 
     filename: str = MODEL
     max_batch_size: int | None = None
-    batching: Batching = Batching()
+    batching: Batching = field(default_factory=Batching)
     instances: tuple[InstanceGroup, ...] = (InstanceGroup(),)
     threads: int | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    graph_optimization: str = "ORT_ENABLE_ALL"
+    input_reshapes: Mapping[str, Reshape] = field(default_factory=dict)
+    output_reshapes: Mapping[str, Reshape] = field(default_factory=dict)
     message: pb.ModelConfig = field(default_factory=pb.ModelConfig, compare=False)
 
 
-def read(folder: Path) -> ModelConfig:
-    """Reads a model folder's config.pbtxt.
+def read(folder: Path, override: str | None = None) -> ModelConfig:
+    """Reads how the model in a folder is to be served.
+
+    Args:
+        folder: the model's, whose name is the model's name.
+        override: JSON text that stands in for config.pbtxt, as a load call's parameter `config` has it.
 
     Raises:
-        LoadError: it is not a ModelConfig, contradicts its folder, or sets what this server does not offer.
+        LoadError: it is not a ModelConfig, contradicts itself or its folder, or sets what this server does not offer.
     """
-    path = folder / FILE
-    if not path.exists():
-        return ModelConfig()
-    config = pb.ModelConfig()
     try:
-        text_format.Parse(path.read_text(), config)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise LoadError(f"{FILE}: {error}") from None
-    _check(config, folder.name)
-    return ModelConfig(config.default_model_filename or MODEL, config.max_batch_size, message=config)
+        parsed = config_text.from_file(folder / FILE) if override is None else config_text.from_json(override)
+        return ModelConfig() if parsed is None else _config(folder, parsed)
+    except LoadError as error:
+        raise LoadError(f"{FILE if override is None else 'config'}: {error}") from None
 
 
-def _check(config: pb.ModelConfig, model: str) -> None:
-    given = {field.name for field, _ in config.ListFields()}
-    others = sorted(given - _HONOURED)
-    if others:
-        raise LoadError(f"{FILE}: {', '.join(others)} is not offered by this server")
-    if config.dynamic_batching.ListFields():
-        raise LoadError(f"{FILE}: fields of dynamic_batching are not offered by this server; leave it empty")
-    if config.name not in {"", model}:
-        raise LoadError(f"{FILE}: name is '{config.name}', the folder's is '{model}'")
-    if config.platform not in {"", "onnxruntime_onnx"} or config.backend not in {"", "onnxruntime"}:
-        raise LoadError(f"{FILE}: only onnxruntime serves here, got '{config.platform or config.backend}'")
-    if config.max_batch_size < 0:
-        raise LoadError(f"{FILE}: max_batch_size is >= 0, got {config.max_batch_size}")
-    if Path(config.default_model_filename).name != config.default_model_filename:
-        raise LoadError(f"{FILE}: default_model_filename is a plain file name, got '{config.default_model_filename}'")
+def _config(folder: Path, parsed: Parsed) -> ModelConfig:
+    message = parsed.message
+    config_fields.check(message)
+    config_parameters.check(message.parameters)
+    _check_model(message, folder.name)
+    _check_versions(message.version_policy)
+    config_tensors.check("input", message.input)
+    config_tensors.check("output", message.output)
+    config_tensors.check_formats(message.input)
+    max_batch_size = _max_batch_size(parsed)
+    batching = config_batching.read(message.dynamic_batching, config_parameters.buckets(message.parameters))
+    if max_batch_size is not None:
+        config_batching.check(batching, max_batch_size)
+    return ModelConfig(
+        filename=message.default_model_filename or MODEL,
+        max_batch_size=max_batch_size,
+        batching=batching,
+        instances=config_instances.read(message.instance_group),
+        threads=config_parameters.threads(message.parameters),
+        labels=config_tensors.labels(folder, message.output),
+        graph_optimization=config_parameters.graph_optimization(message.optimization),
+        input_reshapes=config_tensors.reshapes(message.input),
+        output_reshapes=config_tensors.reshapes(message.output),
+        message=message,
+    )
+
+
+def _check_model(message: pb.ModelConfig, model: str) -> None:
+    if message.name not in {"", model}:
+        raise LoadError(f"name is '{message.name}', the folder's is '{model}'")
+    for field_name, wanted in (("platform", PLATFORM), ("backend", BACKEND)):
+        given = getattr(message, field_name)
+        if given not in {"", wanted}:
+            raise LoadError(f"{field_name} is '{wanted}', which is all that serves here, got '{given}'")
+    filename = message.default_model_filename
+    if filename and not model_files.is_plain(filename):
+        raise LoadError(f"default_model_filename is a plain file name, got '{filename}'")
+
+
+def _check_versions(policy: pb.ModelVersionPolicy) -> None:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "latest" and policy.latest.num_versions < 1:
+        raise LoadError(f"version_policy.latest.num_versions is >= 1, got {policy.latest.num_versions}")
+    versions = list(policy.specific.versions)
+    if choice == "specific" and (not versions or min(versions) < 1):
+        raise LoadError(f"version_policy.specific.versions are numbers >= 1, at least one, got {versions}")
+
+
+def _max_batch_size(parsed: Parsed) -> int | None:
+    """None where the model's file is to tell. Where all shapes are declared and no batch, `dims` are whole shapes."""
+    message = parsed.message
+    if message.max_batch_size < 0:
+        raise LoadError(f"max_batch_size is >= 0, got {message.max_batch_size}")
+    declared = bool(message.input and message.output)
+    return message.max_batch_size if parsed.max_batch_size_given or declared else None

@@ -95,13 +95,13 @@ class Plans:
         planned = self._known.get(request.head)
         if planned is None or request.raw is None:
             return self._make(request, call)
-        call.model, call.version = planned.version.labels
+        _label(call, planned.version, planned.request_id)
         return planned, planned.plan.bind(request.raw)
 
     def _make(self, request: InferRequest, call: Call) -> tuple[Planned, Work]:
         message = pb.ModelInferRequest.FromString(request.head)
         version = self._repository.serving(message.model_name, message.model_version)
-        call.model, call.version = version.labels
+        _label(call, version, message.id)
         planned = Planned(version, validation.plan(version.signature, message), message.id)
         raw = message.raw_input_contents if request.raw is None else request.raw
         if not raw and message.inputs:
@@ -119,3 +119,9 @@ class Plans:
         if len(self._known) >= MOST_HEADS:  # heads with ids of their own, say, which never come again
             self._known.clear()
         self._known[head] = planned
+
+
+def _label(call: Call, version: Version, request_id: str) -> None:
+    call.model, call.version = version.labels
+    call.request_id = request_id
+    call.statistics = version.statistics

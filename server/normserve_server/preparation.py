@@ -8,12 +8,14 @@ import asyncio
 import hashlib
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from normserve_server import file_lock
 from normserve_server.session import LoadError
 
 PACKAGE = "normserve_models"
@@ -44,11 +46,16 @@ async def prepare(source: Path, cache: Path, engine: str) -> Artifact:
         engine: names what folds; see `engine`.
 
     Raises:
-        LoadError: the file cannot be read, is not a model, or its fold failed its proof.
+        LoadError: the file cannot be read, is not a model, changed meanwhile, or its fold failed its proof.
     """
     place = cache / await asyncio.to_thread(_digest, source, engine)
     if not (place / REPORT).exists():
-        await _run_child(source, place)
+        try:
+            async with file_lock.locked(cache / f".{place.name}.lock"):  # who comes second finds what the first has made
+                if not (place / REPORT).exists():
+                    await _make(source, place, engine)
+        except OSError as error:
+            raise LoadError(f"cache {cache}: {error.strerror}") from None
     return Artifact(place / MODEL, json.loads((place / REPORT).read_text()))
 
 
@@ -65,11 +72,27 @@ def engine() -> str:
     return digest.hexdigest() if spec else ""
 
 
-async def _run_child(source: Path, place: Path) -> None:
+async def _make(source: Path, place: Path, engine: str) -> None:
+    """Prepares a version beside its place, and moves it there once it is sure what it was made of."""
+    new = place.with_name(f"{place.name}.new")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoadError(f"cache {place.parent}: {error.strerror}") from None
+        await asyncio.to_thread(_clear, place)  # of what a process left that was killed
+        await _run_child(source, new)
+        if await asyncio.to_thread(_digest, source, engine) != place.name:
+            raise LoadError(f"{source}: it changed while it was prepared")
+        new.rename(place)
+    finally:
+        await asyncio.to_thread(_clear, place)
+
+
+def _clear(place: Path) -> None:
+    """Deletes what is on the way to an artifact."""
+    for path in place.parent.iterdir():
+        if place.name in path.name and path != place and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+async def _run_child(source: Path, place: Path) -> None:
     command = (sys.executable, "-m", f"{PACKAGE}.prepare", str(source), str(place))
     child = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE

@@ -1,86 +1,83 @@
-"""The models that are served: found on disk, prepared, opened, warmed up, and looked up by name and version.
+"""The models that are served, and their states, looked up by name and version.
 
-Layout: `<repository>/<model>/<version>/model.onnx`, with an optional `<model>/config.pbtxt`. Versions are positive integers;
-the highest one serves. A version that fails stays listed with its reason, and the others serve.
+Only data: `lifecycle` loads, swaps and unloads, `model_control` says when. All of it happens on the event loop.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-import structlog
-
-from normserve_server.calls import now
 from normserve_server.errors import FailedVersionError, InvalidRequestError, NotFoundError, UnavailableError
-from normserve_server.loading import Loader
 from normserve_server.metrics import Metrics
-from normserve_server.session import LoadError
-from normserve_server.version import LOADING, READY, UNAVAILABLE, UNLOADING, Version
+from normserve_server.model import Model
+from normserve_server.repository_scan import MAX_DIGITS, Source
+from normserve_server.version import NOT_LOADED, UNAVAILABLE, UNLOADED, Version
 
 MAX_NAMES = 20  # of models, in an error's text
-MAX_DIGITS = 18  # of a version, which is an int64 in the protocol
-
-_log = structlog.get_logger(__name__)
 
 
 class Repository:
     """All versions of all models.
 
     Args:
-        root: the folder that holds one folder a model.
-        loader: what turns a version's folder into something that serves.
-        metrics: where load times and states are recorded.
+        metrics: where states are recorded.
 
     Attributes:
+        searched: whether what is to serve is known.
         changes: how often a version's state has changed: what was looked up before the last change may be wrong.
     """
 
-    def __init__(self, root: Path, loader: Loader, metrics: Metrics) -> None:
-        self._root = root
-        self._loader = loader
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._models: dict[str, dict[int, Version]] = {}
-        self._searched = False
+        self._models: dict[str, Model] = {}
+        self._changed = asyncio.Event()
+        self.searched = False
         self.changes = 0
 
     @property
     def ready(self) -> bool:
-        """Whether every version that is to serve does."""
-        return self._searched and all(version.ready for version in self.versions())
+        """Whether every model that is to serve has a version that does."""
+        return self.searched and all(model.ready for model in self._models.values() if model.expected)
 
     def states(self) -> dict[str, str]:
         """Each version's state, by "model/version"."""
         return {"/".join(version.labels): version.state for version in self.versions()}
 
+    def models(self) -> dict[str, bool]:
+        """Whether a model has a version that serves, by its name."""
+        return {name: model.ready for name, model in self._models.items()}
+
     def versions(self) -> Iterator[Version]:
         """All versions, by model and number."""
         for name in sorted(self._models):
-            for number in sorted(self._models[name]):
-                yield self._models[name][number]
+            versions = self._models[name].versions
+            yield from (versions[number] for number in sorted(versions))
 
     def versions_of(self, model: str) -> list[str]:
         """The numbers of a model's versions, ascending."""
-        return [version.number for version in self.versions() if version.model == model]
+        return [str(number) for number in sorted(self._models[model].versions)] if model in self._models else []
 
     def find(self, model: str, number: str = "") -> Version:
         """Looks a version up, whatever its state.
 
         Args:
             model: the model's name.
-            number: the version's number; empty for the highest.
+            number: the version's number; empty for the highest that serves, or where none does the highest.
 
         Raises:
             NotFoundError: no such model or version.
             InvalidRequestError: the number is not one.
+            UnavailableError: it has only just been found, and its versions are not known yet.
         """
-        versions = self._models.get(model)
-        if versions is None:
+        known = self._models.get(model)
+        if known is None:
             raise NotFoundError(f"no model '{model}'; the repository has {self._names()}")
-        if not number:
-            return versions[max(versions)]
-        if not number.isascii() or not number.isdigit():
+        if number and not (number.isascii() and number.isdigit()):
             raise InvalidRequestError(f"version of model '{model}' is an integer, got '{number}'")
-        version = versions.get(int(number)) if len(number) <= MAX_DIGITS else None
+        if known.best is None:
+            raise UnavailableError(f"model '{model}' is loading")
+        if not number:
+            return known.best
+        version = known.versions.get(int(number)) if len(number) <= MAX_DIGITS else None
         if version is None:
             raise NotFoundError(f"no version {number} of model '{model}'; there is {', '.join(self.versions_of(model))}")
         return version
@@ -96,83 +93,66 @@ class Repository:
         if version.ready:
             return version
         text = f"model '{model}' version {version.number} is {version.state}"
-        raise FailedVersionError(f"{text}: {version.reason}") if version.reason else UnavailableError(text)
+        if version.reason and version.loaded is None:
+            raise FailedVersionError(f"{text}: {version.reason}")
+        raise UnavailableError(f"{text}: {version.reason}" if version.reason else text)
 
-    async def load_all(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Finds all models on disk and loads the highest version of each; a failure is kept as that version's reason.
+    def entry(self, name: str) -> Model:
+        """Gives the model of that name, a new one where there is none."""
+        return self._models.setdefault(name, Model(name))
 
-        Args:
-            changed: is awaited when the models are known, and whenever one has been loaded or has failed.
-        """
-        found = [folder for folder in sorted(self._root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-        versions = [version for folder in found if (version := _highest(folder)) is not None]
-        self._models = {version.model: {int(version.number): version} for version in versions}
-        self._searched = True
-        await changed()
+    def put(self, version: Version) -> None:
+        """Lists a version, in the place of the one of its number."""
+        self.entry(version.model).versions[int(version.number)] = version
+        self.note()
 
-        async def load(version: Version) -> None:
-            await self._load(version)
-            await changed()
-
-        await asyncio.gather(*(load(version) for version in versions))
-
-    async def unload_all(self) -> None:
-        """Takes every version out of service, once what it accepted is done."""
-        for version in self.versions():
-            if version.ready:
-                self._change(version, UNLOADING)
-                await version.batcher.close()
-            self._change(version, UNAVAILABLE, "unloaded")
-
-    async def _load(self, version: Version) -> None:
-        log = _log.bind(model=version.model, version=version.number)
-        started = now()
-        self._change(version, LOADING)
-        try:
-            version.loaded = await self._loader.load(version.folder, version.labels)
-        except LoadError as error:
-            self._change(version, UNAVAILABLE, str(error))
-            log.error("model failed to load", reason=version.reason)  # noqa: TRY400 - the reason says it all
+    def drop(self, version: Version) -> None:
+        """Lists a version no more, unless another has taken its place; nor its model, where that was the last of it."""
+        model = self._models.get(version.model)
+        if model is None:
             return
-        except Exception as error:
-            self._change(version, UNAVAILABLE, f"{type(error).__name__}: {error}")
-            log.exception("model failed to load")
-            return
-        self._change(version, READY)
-        self._record(version, now() - started)
-        log.info("model ready", seconds=round(now() - started, 3), **version.properties)
+        if model.versions.get(int(version.number)) is version:
+            del model.versions[int(version.number)]
+            self._metrics.forget(*version.labels)
+            self.note()
+        self.tidy(model)
 
-    def _change(self, version: Version, state: str, reason: str = "") -> None:
+    def tidy(self, model: Model) -> None:
+        """Lists a model no more of which no version is known."""
+        if not model.versions and not model.held:
+            self._models.pop(model.name, None)
+            self.note()
+
+    def relist(self, found: Mapping[str, Source]) -> None:
+        """Lists what could be loaded, its highest version, and no more what was listed so and is gone."""
+        for version in [version for version in self.versions() if version.reason in {NOT_LOADED, UNLOADED}]:
+            source = found.get(version.model)
+            if source is None or int(version.number) not in source.versions:
+                self.drop(version)
+        for name, source in found.items():
+            if source.versions and not (name in self._models and self._models[name].versions):
+                number = max(source.versions)
+                self.put(Version(name, str(number), source.folder / str(number), UNAVAILABLE, NOT_LOADED))
+
+    def change(self, version: Version, state: str, reason: str = "") -> None:
+        """Sets a version's state, and why it is so."""
         version.state, version.reason = state, reason
-        self.changes += 1
-        self._metrics.model_ready.labels(*version.labels).set(version.ready)
+        model = self._models.get(version.model)
+        listed = model.versions.get(int(version.number)) if model else None
+        if listed is not None:  # perhaps the one that has taken its place
+            self._metrics.model_ready.labels(*version.labels).set(listed.ready)
+        self.note()
 
-    def _record(self, version: Version, seconds: float) -> None:
-        labels = version.labels
-        self._metrics.load_seconds.labels(*labels).set(seconds)
-        self._metrics.provider.labels(*labels, version.provider).set(1)
-        for state, count in version.batch_norms.items():
-            self._metrics.batch_norms.labels(*labels, state).set(count)
-        for file, error in version.fold_errors.items():
-            self._metrics.fold_error.labels(*labels, file).set(error)
+    def note(self) -> None:
+        """Notes that a state may have changed."""
+        self.changes += 1
+        self._changed.set()
+
+    async def next_change(self) -> None:
+        """Waits until a state has changed since this was last awaited; for one task alone."""
+        await self._changed.wait()
+        self._changed.clear()
 
     def _names(self) -> str:
         names = sorted(self._models)
         return ", ".join(names[:MAX_NAMES]) + (" ..." if len(names) > MAX_NAMES else "") if names else "none"
-
-
-def _highest(folder: Path) -> Version | None:
-    """The highest version in a model's folder; None, with a warning, where there is none."""
-    try:
-        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
-    except OSError as error:
-        _log.error("model's folder cannot be read", model=folder.name, reason=error.strerror)
-        return None
-    if not numbers:
-        _log.warning("no versions in the model's folder", model=folder.name)
-        return None
-    return Version(folder.name, str(max(numbers)), folder / str(max(numbers)))
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) <= MAX_DIGITS

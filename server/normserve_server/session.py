@@ -11,8 +11,10 @@ import onnxruntime as ort
 from normserve_proto.tensors import Array
 
 from normserve_server.devices import Device
-from normserve_server.errors import InternalError, InvalidRequestError
+from normserve_server.errors import InternalError, InvalidRequestError, LoadError
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+
+__all__ = ["DATATYPES", "LoadError", "OnnxSession"]
 
 # onnxruntime's own names of the element types.
 DATATYPES = {
@@ -34,10 +36,6 @@ DATATYPES = {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
-class LoadError(Exception):
-    """A model that cannot be served; the text says why."""
-
-
 class OnnxSession:
     """One onnxruntime session.
 
@@ -47,15 +45,23 @@ class OnnxSession:
         threads: threads within one operator; 0 for one per core.
         max_batch_size: most samples in a run, 0 for no batching, None to find out from the file's shapes.
         default_max_batch_size: what is taken where the file has a batch axis and nothing else was said.
+        graph_optimization: the name of onnxruntime's GraphOptimizationLevel.
 
     Raises:
         LoadError: onnxruntime does not take the file, gave another device, or the shapes contradict `max_batch_size`.
     """
 
     def __init__(
-        self, path: Path, device: Device, *, threads: int, max_batch_size: int | None, default_max_batch_size: int
+        self,
+        path: Path,
+        device: Device,
+        *,
+        threads: int,
+        max_batch_size: int | None,
+        default_max_batch_size: int,
+        graph_optimization: str = "ORT_ENABLE_ALL",
     ) -> None:
-        self._session = _open(path, device, threads)
+        self._session = _open(path, device, threads, graph_optimization)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != device.provider:
             raise LoadError(f"asked for {device.provider} ({device}), the session got {self.provider}")
@@ -91,8 +97,9 @@ class OnnxSession:
         return [_from_value(value) for value in self._session.run_with_ort_values(self._output_names, values)]
 
 
-def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
+def _open(path: Path, device: Device, threads: int, graph_optimization: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, graph_optimization)
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; what is lacking is said once, by us
     try:

@@ -10,13 +10,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,6 +26,7 @@ from pydantic_settings import (
 
 PREFIX = "NORMSERVE_"
 PROGRAM = "normserve serve"
+ALL_MODELS = "*"
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)\w*)?$")
 
 
@@ -36,6 +38,15 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normserve"
 
 
+def _split(value: Any) -> Any:
+    """Flags come joined by commas, however often they are given; a variable is written so; a file may have a list."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
+
+
 class Settings(BaseSettings):
     """Serve the models of a repository over gRPC, with metrics and health over HTTP."""
 
@@ -43,7 +54,16 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True, cli_implicit_flags=True, cli_prog_name=PROGRAM
     )
 
-    repository: Path = Field(description="folder of models: <model>/<version>/model.onnx")
+    repository: Several[Path] = Field(
+        min_length=1, description="folder of models, <model>/<version>/model.onnx; may be given several times, or with commas"
+    )
+    model_control_mode: Literal["none", "poll", "explicit"] = Field(
+        "none", description="none: load all at the start; poll: follow the folders; explicit: load what callers say"
+    )
+    load_model: Several[str] = Field(
+        (), description="in mode explicit, a model to load at the start, * for all; may be given several times, or with commas"
+    )
+    repository_poll_seconds: float = Field(15.0, gt=0, description="time between two looks at the folders, in mode poll")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
     http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of /metrics and /health; 0 for any free one")
@@ -54,13 +74,27 @@ class Settings(BaseSettings):
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
     max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
+    error_codes: Literal["grpc", "triton"] = Field(
+        "grpc", description="triton says UNAVAILABLE, as Triton does, where a queue is full or a request waited too long"
+    )
     drain_delay_seconds: float = Field(
         0.0, ge=0, description="time between saying NOT_SERVING and refusing calls, for load balancers to notice"
     )
     drain_timeout_seconds: float = Field(30.0, gt=0, description="longest wait for accepted calls when stopping")
+    canary_interval_seconds: float = Field(
+        10.0, ge=0, description="time between two trials of each version that nobody calls; 0 for none"
+    )
+    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial may take")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
     config: Path | None = Field(None, description="TOML file with any of these settings")
+
+    @field_validator("load_model")
+    @classmethod
+    def _explicit(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if names and info.data.get("model_control_mode", "explicit") != "explicit":
+            raise ValueError("model control mode explicit beside it")
+        return names
 
 
 def read(arguments: list[str]) -> Settings:
@@ -128,5 +162,5 @@ def _line(detail: ErrorDetails) -> str:
     places = f"--{name.replace('_', '-')}, {PREFIX}{name.upper()} or {name} in the settings file"
     if detail["type"] == "missing":
         return f"{name}: required; set {places}"
-    wanted = detail["msg"].removeprefix("Input should be ")
+    wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{name}: wanted {wanted}, got {detail['input']!r} (from {places})"

@@ -30,12 +30,14 @@ class Work:
         size: samples, at least 1; 1 where the model has no batch axis.
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
+        priority: 1 is the highest; 0 for the model's default.
     """
 
     inputs: Mapping[str, Array]
     size: int
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

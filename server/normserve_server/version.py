@@ -18,6 +18,10 @@ READY = "READY"
 UNLOADING = "UNLOADING"
 UNAVAILABLE = "UNAVAILABLE"
 
+# Reasons of versions that could serve, but are not meant to.
+NOT_LOADED = "not loaded"
+UNLOADED = "unloaded"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -29,6 +33,7 @@ class Loaded:
         report: report.json of its folding; empty where nothing was folded.
         config: how it is served, completed from the model's file; what the ModelConfig RPC answers.
         statistics: what its requests add up to.
+        labels: by output, the labels of its classes.
     """
 
     servable: Servable
@@ -36,6 +41,7 @@ class Loaded:
     report: Mapping[str, Any] = field(default_factory=dict)
     config: pb.ModelConfig = field(default_factory=pb.ModelConfig)
     statistics: Statistics = field(default_factory=Statistics)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,8 +53,9 @@ class Version:
         number: the version's number, as text, as it travels on the wire.
         folder: where its files are.
         state: one of the protocol's states.
-        reason: why it does not serve; empty while it does.
-        loaded: what serves it; None before.
+        reason: why it does not serve, or why what is newer in its folder does not; else empty.
+        loaded: what serves it; None before and after.
+        temporary: whether its folder was made for it, and goes with it.
     """
 
     model: str
@@ -57,6 +64,8 @@ class Version:
     state: str = LOADING
     reason: str = ""
     loaded: Loaded | None = None
+    temporary: bool = False
+    _signature: Signature | None = None
 
     @property
     def ready(self) -> bool:
@@ -70,13 +79,23 @@ class Version:
 
     @property
     def signature(self) -> Signature:
-        """What it takes and gives; only once it is loaded."""
-        return self._loaded().servable.signature
+        """What it takes and gives; only once it is loaded. Answers that are being written may still want it afterwards."""
+        return self._loaded().servable.signature if self._signature is None else self._signature
 
     @property
     def batcher(self) -> Batcher:
         """Where its requests go; only once it is loaded."""
         return self._loaded().batcher
+
+    @property
+    def config(self) -> pb.ModelConfig:
+        """How it is served; only once it is loaded."""
+        return self._loaded().config
+
+    @property
+    def statistics(self) -> Statistics:
+        """What its requests add up to; only once it is loaded."""
+        return self._loaded().statistics
 
     @property
     def provider(self) -> str:
@@ -107,6 +126,11 @@ class Version:
         stayed = {"batch_norms_left_because": ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())}
         errors = {f"error_{file}": f"{error:.3g}" for file, error in self.fold_errors.items()}
         return {"provider": self.provider, **counts, **(stayed if reasons else {}), **errors}
+
+    def release(self) -> Loaded:
+        """Gives up what serves it, so that its memory can come back although somebody still knows this version."""
+        loaded, self._signature, self.loaded = self._loaded(), self.signature, None
+        return loaded
 
     def _loaded(self) -> Loaded:
         if self.loaded is None:

@@ -11,12 +11,17 @@ from normserve_server.servable import DYNAMIC, Servable, Signature, TensorSpec
 RUNS = 5
 
 
-def zeros(signature: Signature) -> Mapping[str, Array] | None:
-    """Gives one sample of zeros (of empty strings for BYTES); None where an extent beyond the batch's is not known."""
+def zeros(signature: Signature, size: int = 1) -> Mapping[str, Array] | None:
+    """Gives samples of zeros (of empty strings for BYTES); None where an extent beyond the batch's is not known.
+
+    Args:
+        signature: of the model.
+        size: how many samples, > 0; only one where the model has no batch axis.
+    """
     batched = 1 if signature.max_batch_size else 0
     if any(DYNAMIC in spec.shape[batched:] for spec in signature.inputs):
         return None
-    return {spec.name: _zero(spec, batched) for spec in signature.inputs}
+    return {spec.name: _zero(spec, (size,) * batched) for spec in signature.inputs}
 
 
 def seconds_per_run(servable: Servable, inputs: Mapping[str, Array]) -> float:
@@ -33,6 +38,6 @@ def seconds_per_run(servable: Servable, inputs: Mapping[str, Array]) -> float:
     return min(laps)
 
 
-def _zero(spec: TensorSpec, batched: int) -> Array:
-    shape = (1,) * batched + spec.shape[batched:]
+def _zero(spec: TensorSpec, batch: tuple[int, ...]) -> Array:
+    shape = batch + spec.shape[len(batch) :]
     return np.full(shape, b"", np.object_) if spec.datatype == "BYTES" else np.zeros(shape, DTYPES[spec.datatype])

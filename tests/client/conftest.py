@@ -40,6 +40,7 @@ class Plan:
     seen: list = field(default_factory=list)
     infer_response: pb.ModelInferResponse | None = None
     busy: threading.Event = field(default_factory=threading.Event)
+    stream_ended: threading.Event = field(default_factory=threading.Event)
 
     def meet(self, method, request, context):
         metadata = dict(context.invocation_metadata())
@@ -99,6 +100,26 @@ class EchoInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raw_output_contents=request.raw_input_contents,
         )
 
+    def ModelStreamInfer(self, requests, context):
+        context.add_callback(self.plan.stream_ended.set)
+        for request in requests:
+            if request.model_name == "broken":
+                yield pb.ModelStreamInferResponse(error_message="no model 'broken'")
+            else:
+                yield pb.ModelStreamInferResponse(infer_response=self.ModelInfer(request, context))
+
+    def ModelConfig(self, request, context):
+        self.plan.meet("ModelConfig", request, context)
+        config = pb.ModelConfig(name=request.name, max_batch_size=8)
+        config.input.add(name="x", data_type=pb.TYPE_FP32, dims=[3])
+        return pb.ModelConfigResponse(config=config)
+
+    def ModelStatistics(self, request, context):
+        self.plan.meet("ModelStatistics", request, context)
+        stats = pb.InferStatistics(success=pb.StatisticDuration(count=3, ns=1_500_000_000))
+        answer = pb.ModelStatistics(name="echo", version="2", inference_count=5, execution_count=2, inference_stats=stats)
+        return pb.ModelStatisticsResponse(model_stats=[answer])
+
     def RepositoryIndex(self, request, context):
         self.plan.meet("RepositoryIndex", request, context)
         index = pb.RepositoryIndexResponse.ModelIndex
@@ -106,6 +127,14 @@ class EchoInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         if not request.ready:
             models.append(index(name="[broken]", version="3", state="UNAVAILABLE", reason="no [such] operator"))
         return pb.RepositoryIndexResponse(models=models)
+
+    def RepositoryModelLoad(self, request, context):
+        self.plan.meet("RepositoryModelLoad", request, context)
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request, context):
+        self.plan.meet("RepositoryModelUnload", request, context)
+        return pb.RepositoryModelUnloadResponse()
 
 
 class EchoNormalization(normalization_pb2_grpc.NormalizationServiceServicer):

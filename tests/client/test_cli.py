@@ -52,19 +52,19 @@ class TestStart:
     def test_help_brings_in_nothing_heavy(self):
         program = (
             "import sys\nfrom normserve.cli import main\n"
-            "for command in ('', 'infer', 'normalize', 'models', 'demo', 'fold', 'export'):\n"
+            "for command in ('', 'infer', 'normalize', 'models', 'load', 'unload', 'demo', 'fold', 'export'):\n"
             "    sys.argv = ['normserve', *command.split(), '--help']\n"
             "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
             "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
         )
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-        assert ended.stdout.count("Usage: normserve") == 7
+        assert ended.stdout.count("Usage: normserve") == 9
         assert not HEAVY & set(ended.stderr.split())
 
     def test_every_command_is_in_the_help(self, normserve):
         code, out, _ = normserve("--help")
         assert code == 0
-        for command in ("infer", "normalize", "models", "serve", "demo", "fold", "export"):
+        for command in ("infer", "normalize", "models", "load", "unload", "serve", "demo", "fold", "export"):
             assert f" {command} " in out
 
     def test_as_a_module(self):
@@ -234,6 +234,38 @@ class TestModels:
 
     def test_one_that_is_not_there(self, normserve):
         refused(normserve("models", "echo", "gone"), 2, "has no model gone")
+
+
+class TestLoad:
+    def test_from_the_repository(self, normserve, plan):
+        assert normserve("load", "m", "--timeout", "9") == (0, "m serves\n", "")
+        assert plan.seen[0].request == pb.RepositoryModelLoadRequest(model_name="m")
+
+    def test_from_files(self, normserve, plan, tmp_path):
+        (tmp_path / "c.json").write_text("{}")
+        (tmp_path / "x.onnx").write_bytes(b"\0x")
+        run = ("load", "m", "--config", tmp_path / "c.json", "--file", f"3/model.onnx={tmp_path / 'x.onnx'}")
+        assert normserve(*run)[0] == 0
+        parameters = plan.seen[0].request.parameters
+        assert (parameters["config"].string_param, parameters["file:3/model.onnx"].bytes_param) == ("{}", b"\0x")
+
+    def test_wrong_input(self, normserve, plan, tmp_path):
+        refused(normserve("load", "m", "--config", tmp_path / "none"), 2, "--config", "No such file")
+        refused(normserve("load", "m", "--file", "3/model.onnx"), 2, "--file: wanted VERSION/NAME=FILE")
+        refused(normserve("load", "m", "--file", f"3/model.onnx={__file__}"), 2, "--file: needs --config")
+        twice = ("--file", f"1/m={__file__}", "--file", f"1/m={__file__}")
+        refused(normserve("load", "m", "--config", __file__, *twice), 2, "given twice")
+        assert not plan.seen
+
+    def test_the_server_says_no(self, normserve, plan):
+        plan.failures.append((grpc.StatusCode.INTERNAL, "model 'm' does not load"))
+        refused(normserve("load", "m"), 1, "INTERNAL", "does not load")
+
+    def test_unload(self, normserve, plan):
+        assert normserve("unload", "m") == (0, "m is unloaded\n", "")
+        assert plan.seen[0].request == pb.RepositoryModelUnloadRequest(model_name="m")
+        plan.failures.append((grpc.StatusCode.NOT_FOUND, "no model 'm'"))
+        refused(normserve("unload", "m"), 1, "NOT_FOUND", "no model 'm'")
 
 
 class TestServe:

@@ -20,12 +20,19 @@ def test_both_have_the_same_verbs():
 
 @pytest.mark.parametrize("verb", ["__init__", *sorted(public(Client))])
 def test_a_verb_has_the_same_signature_in_both(verb):
-    assert inspect.signature(getattr(Client, verb)) == inspect.signature(getattr(AsyncClient, verb))
+    ours, theirs = inspect.signature(getattr(Client, verb)), inspect.signature(getattr(AsyncClient, verb))
+    if verb == "infer_stream":  # whose iterators are asynchronous on one side
+        assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
+            (p.name, p.kind, p.default) for p in theirs.parameters.values()
+        ]
+        return
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("verb", sorted(public(AsyncClient)))
 def test_every_verb_of_the_async_client_is_awaited(verb):
-    assert inspect.iscoroutinefunction(getattr(AsyncClient, verb))
+    member = getattr(AsyncClient, verb)
+    assert inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -13,6 +13,7 @@ from normserve import (
     CallCancelledError,
     Client,
     DeadlineExceededError,
+    Duration,
     InternalError,
     InvalidArgumentError,
     ModelIndex,
@@ -117,6 +118,15 @@ class TestQuestions:
         assert await call("is_ready", "echo", "2") is False
         assert [seen.method for seen in plan.seen] == ["ServerLive", "ServerReady", "ModelReady", "ModelReady"]
 
+    async def test_config_and_statistics(self, call, plan):
+        config = await call("model_config", "echo", "2")
+        wanted = {"name": "x", "data_type": "TYPE_FP32", "dims": ["3"]}
+        assert config == {"name": "echo", "max_batch_size": 8, "input": [wanted]}
+        (statistics,) = await call("statistics", "echo")
+        assert (statistics.name, statistics.version, statistics.samples, statistics.executions) == ("echo", "2", 5, 2)
+        assert (statistics.success, statistics.fail) == (Duration(3, 1.5), Duration(0, 0.0))
+        assert [(seen.request.name, seen.request.version) for seen in plan.seen] == [("echo", "2"), ("echo", "")]
+
     async def test_metadata(self, call, plan):
         x = TensorMetadata("x", "FP32", (-1, 3))
         assert await call("metadata", "echo", "1") == ModelMetadata(
@@ -136,6 +146,30 @@ class TestQuestions:
         ready = ModelIndex("echo", "1", "READY", "")
         assert await call("models", only_ready=True) == (ready,)
         assert await call("models") == (ready, ModelIndex("[broken]", "3", "UNAVAILABLE", "no [such] operator"))
+
+    async def test_load_and_unload(self, call, plan):
+        await call("load_model", "m")
+        await call("load_model", "m", config={"max_batch_size": 8}, files={"1/model.onnx": b"\0"})
+        await call("load_model", "m", config="{}")
+        await call("unload_model", "m")
+        plain, full, text, unload = (seen.request for seen in plan.seen)
+        assert plain == pb.RepositoryModelLoadRequest(model_name="m")
+        assert full.parameters["config"].string_param == '{"max_batch_size": 8}'
+        assert full.parameters["file:1/model.onnx"].bytes_param == b"\0"
+        assert text.parameters["config"].string_param == "{}"
+        assert unload == pb.RepositoryModelUnloadRequest(model_name="m")
+
+    @pytest.mark.parametrize("wrong", [{"config": {"a": object()}}, {"config": "{}", "files": {"1/model.onnx": 3}}])
+    async def test_what_cannot_be_loaded_is_not_sent(self, call, plan, wrong):
+        with pytest.raises(InvalidArgumentError, match="model 'm': config is JSON and files are bytes"):
+            await call("load_model", "m", **wrong)
+        assert not plan.seen
+
+    @pytest.mark.parametrize("verb", ["load_model", "unload_model"])
+    async def test_what_changes_a_server_has_a_deadline(self, call, plan, verb):
+        plan.delay_s = 30
+        with pytest.raises(DeadlineExceededError):
+            await call(verb, "m", timeout=0.1)
 
     @pytest.mark.parametrize("verb", ["is_live", "is_ready", "server_metadata", "models"])
     async def test_each_has_a_deadline(self, call, plan, verb):

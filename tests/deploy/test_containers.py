@@ -57,7 +57,7 @@ def test_the_settings_of_a_container_are_valid(name: str, monkeypatch: pytest.Mo
     assert settings.host == "0.0.0.0"
     assert {str(settings.grpc_port), str(settings.http_port)} == container_ports(SERVICES[name])
     assert instruction("EXPOSE").split() == [str(settings.grpc_port), str(settings.http_port)]
-    assert mounts(SERVICES[name])[str(settings.repository)] == "models"
+    assert mounts(SERVICES[name])[str(settings.repository[0])] == "models"
     assert mounts(SERVICES[name])[str(settings.cache_dir)] == "cache"
     assert instruction("VOLUME") == str(settings.cache_dir)
 

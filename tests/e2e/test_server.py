@@ -222,12 +222,8 @@ def test_unknown_models_are_not_found_everywhere(stub: GRPCInferenceServiceStub)
 
 def test_what_is_not_implemented_says_so(stub: GRPCInferenceServiceStub) -> None:
     calls = [
-        lambda: stub.ModelConfig(pb.ModelConfigRequest(name="digits")),
-        lambda: stub.ModelStatistics(pb.ModelStatisticsRequest()),
         lambda: stub.SystemSharedMemoryRegister(pb.SystemSharedMemoryRegisterRequest(name="r")),
         lambda: stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest()),
-        lambda: stub.TraceSetting(pb.TraceSettingRequest()),
-        lambda: list(stub.ModelStreamInfer(iter([digits_request()]))),
     ]
     assert {refusal(call)[0] for call in calls} == {grpc.StatusCode.UNIMPLEMENTED}
 

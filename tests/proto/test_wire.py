@@ -174,3 +174,45 @@ def test_prefix_is_tag_and_length(length):
     start = wire.prefix(RAW, length)
     assert wire._read_varint(start, 0) == (RAW << 3 | 2, 1)
     assert wire._read_varint(start, 1) == (length, len(start))
+
+
+def check_template(of, message):
+    """Whatever a template takes is what scanning says it is."""
+    found = wire.scan(of, RAW)
+    if found is None or len(message) != len(of):
+        return None
+    entries = wire.Template(of, found[1]).entries(message)
+    if entries is not None:
+        head, extents = wire.scan(message, RAW)
+        assert head == found[0]
+        assert [bytes(entry) for entry in entries] == [message[start:stop] for start, stop in extents]
+    return entries
+
+
+@given(requests, st.data())
+def test_a_template_takes_messages_that_differ_in_their_entries_only(request, data):
+    of = request.SerializeToString()
+    assert check_template(of, of) is not None
+    entries = [data.draw(st.binary(min_size=len(entry), max_size=len(entry))) for entry in request.raw_input_contents]
+    del request.raw_input_contents[:]
+    request.raw_input_contents.extend(entries)
+    taken = check_template(of, request.SerializeToString())
+    assert [bytes(entry) for entry in taken] == entries
+
+
+@given(requests, st.data())
+def test_a_template_takes_nothing_that_scanning_reads_differently(request, data):
+    of = request.SerializeToString()
+    message = bytearray(of)
+    for _ in range(data.draw(st.integers(1, 3)) if of else 0):
+        message[data.draw(st.integers(0, len(of) - 1))] = data.draw(st.integers(0, 255))
+    check_template(of, bytes(message))
+
+
+def test_a_template_looks_at_every_byte_outside_of_the_entries():
+    of = pb.ModelInferRequest(model_name="net", id="1", raw_input_contents=[b"abc", b"", b"defg"]).SerializeToString()
+    inside = {position for start, stop in wire.scan(of, RAW)[1] for position in range(start, stop)}
+    assert len(inside) == 7
+    for position in range(len(of)):
+        other = of[:position] + bytes([of[position] ^ 1]) + of[position + 1 :]
+        assert (wire.Template(of, wire.scan(of, RAW)[1]).entries(other) is not None) == (position in inside)

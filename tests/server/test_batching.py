@@ -1,16 +1,13 @@
-"""`cut` as the pure function it is, and the batcher around a servable that the test holds in its hands."""
+"""The batcher around a servable that the test holds in its hands."""
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from normserve_proto.tensors import Array
-from normserve_server.batching import Batcher, Pending, cut
+from normserve_server.batching import Batcher
 from normserve_server.calls import Call, now
 from normserve_server.errors import DeadlineExceededError, InternalError, OverloadedError, UnavailableError
 from normserve_server.instance import Instance
@@ -23,74 +20,6 @@ from prometheus_client import CollectorRegistry, Histogram
 def work(*rows: float, width: int = 1, timeout: float | None = None) -> Work:
     x = np.repeat(np.array(rows, np.float32)[:, None], width, axis=1)
     return Work({"x": x}, len(rows), ((width,),), timeout)
-
-
-class FakeFuture:
-    """All that `cut` asks of a future."""
-
-    def __init__(self, done: bool) -> None:
-        self._done = done
-
-    def done(self) -> bool:
-        return self._done
-
-
-def pending(size: int = 1, width: int = 1, expires: float | None = None, left: bool = False) -> Pending:
-    return Pending(work(*[0.0] * size, width=width), FakeFuture(left), 0.0, expires)  # type: ignore[arg-type]
-
-
-def test_cut_takes_from_the_front_until_it_is_full() -> None:
-    queue = deque([pending(2), pending(1), pending(2), pending(1)])
-    decision = cut(queue, 0.0, 4)
-    # The last one would fit, but it may not overtake the third.
-    assert [p.work.size for p in decision.batch] == [2, 1]
-    assert [p.work.size for p in decision.waiting] == [2, 1]
-
-
-def test_cut_takes_one_at_a_time_without_batching() -> None:
-    assert len(cut(deque([pending(), pending()]), 0.0, 0).batch) == 1
-
-
-def test_cut_leaves_out_who_left_and_who_is_late() -> None:
-    gone, late, fine = pending(left=True), pending(expires=1.0), pending(expires=3.0)
-    decision = cut(deque([gone, late, fine]), 2.0, 8)
-    assert decision.batch == [fine]
-    assert decision.expired == [late]
-    assert not decision.waiting
-
-
-def test_cut_batches_only_one_shape_and_keeps_the_others_in_order() -> None:
-    a, b, c, d = pending(width=1), pending(width=2), pending(width=1), pending(width=2)
-    decision = cut(deque([a, b, c, d]), 0.0, 8)
-    assert decision.batch == [a, c]
-    assert list(decision.waiting) == [b, d]
-
-
-@given(
-    st.lists(
-        st.builds(
-            pending,
-            size=st.integers(1, 5),
-            width=st.integers(1, 3),
-            expires=st.none() | st.floats(0, 2),
-            left=st.booleans(),
-        )
-    ),
-    st.integers(0, 6),
-)
-def test_cut_loses_nobody_and_lets_nobody_overtake_within_a_shape(queue: list[Pending], limit: int) -> None:
-    decision = cut(deque(queue), 1.0, limit)
-    wanted = [p for p in queue if not p.future.done()]
-    parts = [*decision.batch, *decision.expired, *decision.waiting]
-    assert sorted(map(id, parts)) == sorted(map(id, wanted))
-    assert all(p.expires is not None and p.expires <= 1.0 for p in decision.expired)
-    assert bool(decision.batch) or not decision.waiting
-    assert len({p.work.shape_key for p in decision.batch}) <= 1
-    size = sum(p.work.size for p in decision.batch)
-    assert len(decision.batch) <= 1 or size <= limit
-    for p in decision.waiting:
-        if decision.batch and p.work.shape_key == decision.batch[0].work.shape_key:
-            assert queue.index(p) > queue.index(decision.batch[-1])
 
 
 class Doubler:

@@ -3,11 +3,16 @@ import pytest
 from google.protobuf.message import DecodeError
 from normserve_proto.tensors import TensorError
 from normserve_server import errors
-from normserve_server.errors import BUG, OverloadedError, ServiceError, status_of
+from normserve_server.errors import BUG, OverloadedError, QueueTimeoutError, ServiceError, status_of
 
 
 def subclasses(kind: type[Exception]) -> list[type[Exception]]:
     return [sub for child in kind.__subclasses__() for sub in (child, *subclasses(child))]
+
+
+@pytest.fixture(params=errors.CODES)
+def codes(request: pytest.FixtureRequest) -> errors.Codes:
+    return errors.CODES[request.param]
 
 
 def instance(kind: type[Exception]) -> Exception:
@@ -15,9 +20,9 @@ def instance(kind: type[Exception]) -> Exception:
 
 
 @pytest.mark.parametrize("kind", subclasses(ServiceError))
-def test_every_refusal_has_a_code_of_its_own_entry(kind: type[Exception]) -> None:
-    assert kind in errors.STATUS_CODES
-    assert status_of(instance(kind)) == (errors.STATUS_CODES[kind], "text")
+def test_every_refusal_has_a_code_of_its_own_entry(kind: type[Exception], codes: errors.Codes) -> None:
+    assert kind in codes
+    assert status_of(instance(kind), codes) == (codes[kind], "text")
 
 
 def test_contract_table() -> None:
@@ -33,6 +38,17 @@ def test_contract_table() -> None:
     assert errors.STATUS_CODES[TensorError] == errors.STATUS_CODES[DecodeError] == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_tritons_codes_differ_where_a_queue_is_full_or_too_slow_and_nowhere_else() -> None:
+    usual, tritons = errors.CODES["grpc"], errors.CODES["triton"]
+    assert usual == errors.STATUS_CODES
+    assert usual.keys() == tritons.keys()
+    assert {kind: code for kind, code in tritons.items() if usual[kind] != code} == {
+        OverloadedError: grpc.StatusCode.UNAVAILABLE,
+        QueueTimeoutError: grpc.StatusCode.UNAVAILABLE,
+    }
+    assert usual[QueueTimeoutError] == tritons[errors.DeadlineExceededError] == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 def test_a_subclass_takes_the_code_of_its_nearest_ancestor() -> None:
     class Special(errors.NotFoundError):
         pass
@@ -40,5 +56,5 @@ def test_a_subclass_takes_the_code_of_its_nearest_ancestor() -> None:
     assert status_of(Special("x")) == (grpc.StatusCode.NOT_FOUND, "x")
 
 
-def test_a_bug_tells_callers_nothing() -> None:
-    assert status_of(KeyError("secret path")) == (grpc.StatusCode.INTERNAL, BUG)
+def test_a_bug_tells_callers_nothing(codes: errors.Codes) -> None:
+    assert status_of(KeyError("secret path"), codes) == (grpc.StatusCode.INTERNAL, BUG)

@@ -16,15 +16,17 @@ from normserve_server.errors import NotFoundError, ServiceError
 from normserve_server.inference import parse_request
 from normserve_server.plans import Plans
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+from normserve_server.statistics import Statistics
 from normserve_server.version import READY, Version
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (DYNAMIC, 2)),), (TensorSpec("y", "FP32", (DYNAMIC, 2)),), 4)
 
 
 class FakeVersion(Version):
-    """A version that is ready and has nothing behind it but a signature."""
+    """A version that is ready and has nothing behind it but a signature and statistics."""
 
     signature = SIGNATURE  # type: ignore[assignment]
+    statistics = Statistics()  # type: ignore[assignment]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,62 @@ async def test_a_stop_while_preparing_ends_the_child(source: Path, tmp_path: Pat
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not list((tmp_path / "cache").iterdir())
+
+
+async def test_one_prepares_and_the_others_find_it(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = []
+    run = preparation._run_child
+
+    async def counted(*arguments: Path) -> None:
+        children.append(arguments)
+        await run(*arguments)
+
+    monkeypatch.setattr(preparation, "_run_child", counted)
+    cache = tmp_path / "cache"
+    made = await asyncio.gather(*(preparation.prepare(source, cache, "engine") for _ in range(4)))
+    assert len({artifact.path for artifact in made}) == len(children) == 1
+    assert list(cache.iterdir()) == [made[0].path.parent]
+
+
+async def test_what_a_killed_process_left_is_swept_and_a_full_disk_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    cache, digest = tmp_path / "cache", preparation._digest(source, "engine")
+    for name in (f"{digest}.new", f".{digest}.new.0123", f".{digest}.new.0123/deeper"):
+        (cache / name).mkdir(parents=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # as good as full, for the child inherits it
+    try:
+        with pytest.raises(LoadError, match="File too large"):
+            await preparation.prepare(source, cache, "engine")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(cache.iterdir())
+    artifact = await preparation.prepare(source, cache, "engine")
+    assert list(cache.iterdir()) == [artifact.path.parent]
+
+
+async def test_what_changes_while_it_is_prepared_is_not_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another content would be found under the name of this one."""
+
+    def make(source: Path, place: Path) -> None:
+        place.mkdir(parents=True)
+        (place / preparation.REPORT).write_text("{}")
+        source.write_bytes(b"another")
+
+    async def child(source: Path, place: Path) -> None:
+        make(source, place)
+
+    monkeypatch.setattr(preparation, "_run_child", child)
+    with pytest.raises(LoadError, match="changed while it was prepared"):
+        await preparation.prepare(source, tmp_path / "cache", "engine")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+async def test_a_cache_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(LoadError, match=r"cache .*cache: (File exists|Not a directory)"):
+        await preparation.prepare(source, tmp_path / "cache", "engine")
 
 
 def test_the_engine_is_named_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,73 +1,39 @@
-"""Finding, loading and looking up, with a loader that the test holds in its hands."""
-
-from pathlib import Path
+"""Looking up, over whatever states there are."""
 
 import pytest
-from normserve_server.errors import FailedVersionError, InvalidRequestError, NotFoundError
-from normserve_server.metrics import Metrics
-from normserve_server.repository import Repository
-from normserve_server.session import LoadError
-from normserve_server.version import Loaded
-from prometheus_client import CollectorRegistry
-
-REPORT = {
-    "folded": 1,
-    "left": 2,
-    "norms": [{"reason": None}, {"reason": "blocked"}, {"reason": "blocked"}],
-    "errors": [{"folded": 2e-7, "unfolded": 3e-7}, {"folded": 4e-7, "unfolded": None}],
-}
-
-
-class FakeServable:
-    provider = "CPUExecutionProvider"
-    signature = None
-
-
-class FakeLoader:
-    """Loads everything but what its name says."""
-
-    async def load(self, folder: Path, labels: tuple[str, str]) -> Loaded:
-        if labels[0] == "wrong":
-            raise LoadError("the fold failed its proof")
-        if labels[0] == "odd":
-            raise IsADirectoryError(21, "Is a directory")
-        return Loaded(FakeServable(), None, REPORT)  # type: ignore[arg-type]
+from normserve_server.errors import FailedVersionError, InvalidRequestError, NotFoundError, UnavailableError
+from normserve_server.version import READY, UNAVAILABLE, UNLOADING
 
 
 @pytest.fixture
-async def repository(tmp_path: Path) -> Repository:
-    for folder in ("good/1", "good/2", "good/10", "good/01", "good/x", "wrong/1", "odd/1", "empty", ".hidden/1"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "file").touch()
-    repository = Repository(tmp_path, FakeLoader(), Metrics(CollectorRegistry(), "0"))  # type: ignore[arg-type]
-    states: list[dict[str, str]] = []
-
-    async def changed() -> None:
-        states.append(repository.states())
-
-    assert not repository.ready
-    await repository.load_all(changed)
-    assert set(states[0].values()) == {"LOADING"}
-    assert len(states) == 4
-    return repository
+async def served(world):
+    for path in ("good/1", "good/2", "good/10", "good/01/model.onnx", "good/x/model.onnx"):
+        world.put(path)
+    world.put("wrong/1", "bad")
+    world.put("odd/1", "odd")
+    (world.root / "empty").mkdir()
+    assert not world.repository.ready
+    await world.control().start()
+    return world
 
 
-async def test_the_highest_version_serves_and_failures_stay_listed(repository: Repository) -> None:
-    assert repository.states() == {"good/10": "READY", "odd/1": "UNAVAILABLE", "wrong/1": "UNAVAILABLE"}
-    assert repository.serving("good").number == repository.serving("good", "10").number == "10"
-    properties = repository.serving("good").properties
+async def test_the_highest_version_serves_and_failures_stay_listed(served) -> None:
+    assert served.states() == {"good/10": "READY", "odd/1": "UNAVAILABLE", "wrong/1": "UNAVAILABLE"}
+    find = served.repository.serving
+    assert find("good").number == find("good", "10").number == "10"
+    properties = find("good").properties
     assert (properties["batch_norms_left"], properties["batch_norms_left_because"]) == ("2", "blocked 2")
     assert properties["error_folded"] == "4e-07"
     assert "error_unfolded" not in properties  # it was not finite
-    assert not repository.ready
+    assert not served.repository.ready
 
 
 @pytest.mark.parametrize(
     ("model", "reason"), [("wrong", "the fold failed its proof"), ("odd", "IsADirectoryError: .*directory")]
 )
-async def test_one_bad_model_has_its_reason(repository: Repository, model: str, reason: str) -> None:
+async def test_one_bad_model_has_its_reason(served, model: str, reason: str) -> None:
     with pytest.raises(FailedVersionError, match=reason):
-        repository.serving(model)
+        served.repository.serving(model)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +46,45 @@ async def test_one_bad_model_has_its_reason(repository: Repository, model: str, 
         ("good", "-1", InvalidRequestError, "is an integer"),
     ],
 )
-async def test_what_is_not_there(repository: Repository, model: str, number: str, error: type[Exception], text: str) -> None:
+async def test_what_is_not_there(served, model: str, number: str, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        repository.find(model, number)
+        served.repository.find(model, number)
 
 
-async def test_every_change_counts(repository: Repository) -> None:
-    # Three begin to load, one becomes ready and two fail.
-    assert repository.changes == 6
+async def test_without_a_version_the_highest_that_serves_answers(world) -> None:
+    world.put("m/config.pbtxt", "version_policy { all { } }")
+    for number, content in (("1", "one"), ("2", "two"), ("3", "bad")):
+        world.put(f"m/{number}", content)
+    await world.control().start()
+    repository = world.repository
+    assert world.states() == {"m/1": "READY", "m/2": "READY", "m/3": "UNAVAILABLE"}
+    assert world.content("m") == "two"
+    assert repository.ready  # a newer version that fails takes nobody out of rotation
+    repository.change(repository.find("m", "2"), UNLOADING)
+    assert world.content("m") == "one"
+    repository.change(repository.find("m", "1"), UNAVAILABLE, "canary: broken")
+    assert not repository.ready
+    with pytest.raises(FailedVersionError, match="version 3 is UNAVAILABLE: the fold failed"):
+        repository.serving("m")
+    with pytest.raises(UnavailableError, match="version 1 is UNAVAILABLE: canary: broken") as refusal:
+        repository.serving("m", "1")
+    assert refusal.value.retry_after_ms is None  # this may pass
+    with pytest.raises(UnavailableError, match=r"version 2 is UNLOADING$"):
+        repository.serving("m", "2")
+
+
+async def test_a_model_whose_versions_are_not_known_yet_is_loading(world) -> None:
+    world.repository.entry("m")
+    with pytest.raises(UnavailableError, match="model 'm' is loading"):
+        world.repository.serving("m")
+
+
+async def test_every_change_counts_and_reaches_the_metrics(world) -> None:
+    world.put("m/1")
+    await world.control().start()
+    version, before = world.repository.find("m"), world.repository.changes
+    assert world.series() == {"m/1": 1}
+    world.repository.change(version, UNAVAILABLE, "x")
+    assert (world.series(), world.repository.changes) == ({"m/1": 0}, before + 1)
+    world.repository.change(version, READY)
+    assert world.series() == {"m/1": 1}

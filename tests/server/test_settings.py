@@ -18,7 +18,7 @@ def test_flag_wins_over_environment_wins_over_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("NORMSERVE_GRPC_PORT", "2")
     monkeypatch.setenv("NORMSERVE_HTTP_PORT", "2")
     chosen = settings.read(["--config", str(file), "--http-port", "3", "--no-fold"])
-    assert (chosen.repository, chosen.host) == (Path("from-file"), "0.0.0.0")
+    assert (chosen.repository, chosen.host) == ((Path("from-file"),), "0.0.0.0")
     assert (chosen.grpc_port, chosen.http_port, chosen.fold) == (2, 3, False)
 
 
@@ -36,6 +36,9 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
         (["--repository", "r", "--grpc-port", "x"], "grpc_port: wanted .*integer.*, got 'x'"),
         (["--repository", "r", "--grpc-port", "70000"], "grpc_port: wanted less than or equal to 65535, got '70000'"),
         (["--repository", "r", "--log-level", "loud"], "log_level: wanted 'debug', 'info', 'warning' or 'error', got 'loud'"),
+        (["--repository", "r", "--model-control-mode", "push"], "model_control_mode: wanted 'none', 'poll' or 'explicit'"),
+        (["--repository", "r", "--load-model", "m"], "load_model: wanted model control mode explicit beside it, got "),
+        (["--repository", "r", "--repository-poll-seconds", "0"], "repository_poll_seconds: wanted greater than 0, got '0'"),
         (["--repository", "r", "--config", "/no/such.toml"], "config: there is no file /no/such.toml"),
     ],
 )
@@ -57,6 +60,41 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, text: str) -> None:
     file.write_text(content)
     with pytest.raises(SettingError, match=text):
         settings.read(["--repository", "r", "--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "file", "expected"),
+    [
+        (["--repository", "a"], None, "", ("a",)),
+        (["--repository", "a", "--repository", "b c"], None, "", ("a", "b c")),
+        (["--repository", "a,b", "--repository", "c"], None, "", ("a", "b", "c")),
+        ([], "a", "", ("a",)),
+        ([], "a,b", "", ("a", "b")),
+        ([], None, 'repository = "a"', ("a",)),
+        ([], None, 'repository = ["a", "b,c"]', ("a", "b,c")),
+        (["--repository", "a"], "b", 'repository = "c"', ("a",)),
+        ([], "b", 'repository = ["c"]', ("b",)),
+    ],
+)
+def test_several_repositories_in_each_place(
+    arguments: list[str],
+    variable: str | None,
+    file: str,
+    expected: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "settings.toml").write_text(file)
+    if variable is not None:
+        monkeypatch.setenv("NORMSERVE_REPOSITORY", variable)
+    chosen = settings.read(["--config", str(tmp_path / "settings.toml"), *arguments])
+    assert chosen.repository == tuple(map(Path, expected))
+
+
+def test_models_to_load_at_the_start() -> None:
+    flags = ["--repository", "r", "--model-control-mode", "explicit"]
+    assert settings.read(flags).load_model == ()
+    assert settings.read([*flags, "--load-model", "m", "--load-model", "*"]).load_model == ("m", "*")
 
 
 def test_variables_that_are_no_settings_are_found_but_for_kubernetes_own() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normserve import __version__
-from normserve.cli import demo, export, fold, infer, models, normalize, serve
+from normserve.cli import demo, export, fold, infer, load, models, normalize, serve, unload
 from normserve.cli.console import InputError, fail
 from normserve.errors import NormserveError
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command()(infer.infer)
 app.command()(normalize.normalize)
 app.command()(models.models)
+app.command()(load.load)
+app.command()(unload.unload)
 app.command(**serve.SETTINGS)(serve.serve)
 app.command()(demo.demo)
 app.command()(fold.fold)

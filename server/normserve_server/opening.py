@@ -1,0 +1,144 @@
+"""From an artifact to sessions that have worked: one for each instance, opened, timed and warmed up. Blocks; for a thread."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from normserve_proto.tensors import Array
+
+from normserve_server import config_signature, devices, placement, warm_up, warm_up_requests
+from normserve_server.devices import Device
+from normserve_server.errors import LoadError, ServiceError
+from normserve_server.model_config import ModelConfig
+from normserve_server.reshaping import Reshaped
+from normserve_server.servable import Servable, Signature
+from normserve_server.session import OnnxSession
+from normserve_server.settings import Settings
+
+# A shorter run gets one thread: sharing it out gains microseconds, and the threads that then spin for the next one take the
+# cores from gRPC and from every other model (a run of 40 us, 16 callers, two cores: 1,840 requests/s with two threads, 2,820
+# with one).
+SMALL_RUN_SECONDS = 5e-4
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model on a device, that has worked.
+
+    Attributes:
+        servable: the model, as clients see it.
+        device: where it runs.
+        seconds: what one sample takes; infinity where that is not known.
+        threads: within one operator; 0 for one per core.
+        buckets: sizes that batches are padded to; empty for no padding.
+        sample: inputs that it takes; None where an extent beyond the batch's is not known and no warm-up is configured.
+    """
+
+    servable: Servable
+    device: Device
+    threads: int
+    buckets: tuple[int, ...]
+    sample: Mapping[str, Array] | None
+    seconds: float = math.inf
+
+
+def open_all(file: Path, folder: Path, config: ModelConfig, settings: Settings, default: Device) -> list[Opened]:
+    """Opens the model once for each instance; those on the CPU share a session, which any number of threads may run.
+
+    Args:
+        file: the artifact.
+        folder: the model's, which holds the data of its warm-up requests.
+        config: says how many instances, where, and with how many threads.
+        settings: says it where the config does not.
+        default: where instances run that want no other device.
+
+    Raises:
+        LoadError: a device is missing, the file cannot be served, or a warm-up failed.
+    """
+    places = placement.place(config.instances, default)
+    instances = sum(place.provider == devices.CPU for place in places)
+    given = config.threads or settings.intra_op_threads
+    opened: list[Opened] = []
+    for place in places:
+        shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
+        opened += shared[:1] or [_open_warm(file, folder, config, settings, place, given, max(instances, 1))]
+    return opened
+
+
+def _open_warm(
+    file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, given: int, instances: int
+) -> Opened:
+    """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
+    with _failing_warm_up():
+        opened = _timed(_open(file, folder, config, settings, device, placement.threads(given, instances)))
+        small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
+        if not given and opened.threads != 1 and small:
+            opened = _timed(_open(file, folder, config, settings, device, 1))
+        _warm(opened, folder, config)
+    return opened
+
+
+def _open(file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, threads: int) -> Opened:
+    session = OnnxSession(
+        file,
+        device,
+        threads=threads,
+        max_batch_size=config.max_batch_size,
+        default_max_batch_size=settings.default_max_batch_size,
+        graph_optimization=config.graph_optimization,
+    )
+    servable = _as_configured(session, config)
+    configured = warm_up_requests.read(folder, config, servable.signature)
+    sample = warm_up.zeros(servable.signature) or (configured[0].inputs if configured else None)
+    return Opened(servable, device, threads, _buckets(servable.signature, config, device), sample)
+
+
+def _timed(opened: Opened) -> Opened:
+    inputs = warm_up.zeros(opened.servable.signature)
+    return opened if inputs is None else replace(opened, seconds=warm_up.seconds_per_run(opened.servable, inputs))
+
+
+def _as_configured(session: OnnxSession, config: ModelConfig) -> Servable:
+    signature = config_signature.narrowed(session.signature, config)
+    if config.input_reshapes or config.output_reshapes:
+        return Reshaped(session, signature, config.input_reshapes, config.output_reshapes)
+    session.signature = signature
+    return session
+
+
+def _buckets(signature: Signature, config: ModelConfig, device: Device) -> tuple[int, ...]:
+    """As configured, else powers of two on a GPU, which searches anew for each new size."""
+    most = signature.max_batch_size
+    if not most or config.batching.buckets is not None:
+        return config.batching.buckets or ()
+    if device.provider == devices.CPU:  # a batch of any size runs as well, and padding is work for nothing
+        return ()
+    return (*itertools.takewhile(lambda size: size < most, (2**power for power in itertools.count())), most)
+
+
+def _warm(opened: Opened, folder: Path, config: ModelConfig) -> None:
+    """Runs every bucket once, and what the config wants to be run."""
+    servable = opened.servable
+    if opened.sample is None:
+        _log.info("no warm-up: extents beyond the batch's are dynamic", model=folder.name)
+    for size in opened.buckets:
+        inputs = warm_up.zeros(servable.signature, size)
+        if inputs is not None:
+            servable.run(inputs)
+    for request in warm_up_requests.read(folder, config, servable.signature):
+        for _ in range(request.count):
+            servable.run(request.inputs)
+
+
+@contextlib.contextmanager
+def _failing_warm_up() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        raise LoadError(f"its first inference failed: {error}") from error

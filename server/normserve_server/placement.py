@@ -1,0 +1,53 @@
+"""Where a model's instances run, and with how many threads: an instance_group on this machine."""
+
+import os
+from collections.abc import Sequence
+
+from normserve_server import devices
+from normserve_server.devices import CPU, CUDA, Device
+from normserve_server.model_config import InstanceGroup
+from normserve_server.session import LoadError
+
+
+def place(groups: Sequence[InstanceGroup], default: Device) -> list[Device]:
+    """Gives the device of each instance.
+
+    Args:
+        groups: at least one.
+        default: the server's device, where "auto" instances run.
+
+    Raises:
+        LoadError: a group wants a GPU that is not there.
+    """
+    return [device for group in groups for device in _devices(group, default) for _ in range(group.count)]
+
+
+def threads(given: int, instances: int) -> int:
+    """How many threads an operator may use, so that all instances together do not ask for more than the cores there are.
+
+    Args:
+        given: what was configured; 0 for nothing.
+        instances: how many run on the CPU, > 0.
+
+    Returns:
+        The number; 0, which is onnxruntime's word for one per core, where one instance may have them all.
+    """
+    return given or (0 if instances == 1 else max(1, cores() // instances))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _devices(group: InstanceGroup, default: Device) -> list[Device]:
+    if group.kind == "cpu":
+        return [Device(CPU)]
+    if group.kind == "auto" and not group.gpus:
+        return [default]
+    if default.provider != CUDA:
+        raise LoadError(f"instance_group wants a GPU, the server runs on {default}")
+    missing = [number for number in group.gpus if number >= devices.gpu_count()]
+    if missing:
+        raise LoadError(f"instance_group wants GPU {missing[0]}, this machine shows {devices.gpu_count()}")
+    return [Device(CUDA, number) for number in group.gpus] or [default]

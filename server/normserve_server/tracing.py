@@ -1,0 +1,141 @@
+"""Which requests are traced: one log line for one of so many, for all models or by settings of a model's own.
+
+The settings are Triton's, as text. What a model has not set is as it is for all; what nobody has set is as at the start: off.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from normserve_server.calls import Call
+from normserve_server.errors import InvalidRequestError
+
+OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
+DEFAULTS = {"trace_level": OFF, "trace_rate": "1000", "trace_count": "-1"}
+# Listed for Triton's clients. A caller from elsewhere is not to choose where this machine writes.
+FIXED = {"trace_file": "", "log_frequency": "0", "trace_mode": "triton"}
+MAX_ID_CHARACTERS = 256
+MAX_DIGITS = 18
+
+_ALL = ""  # the scope of every model without settings of its own
+_NO_LIMIT = -1
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Sampler:
+    """Takes one of `rate` requests while `left` is not 0; negative for no limit."""
+
+    on: bool
+    rate: int
+    left: int
+    seen: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.on and self.left != 0
+
+    def take(self) -> bool:
+        if not self.active:
+            return False
+        self.seen += 1
+        if self.seen % self.rate:
+            return False
+        self.left -= self.left > 0
+        return True
+
+
+class Traces:
+    """Decides which requests are traced, and writes them to the log.
+
+    Attributes:
+        on: whether any request can be; nothing has to be noted otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self._own: dict[str, dict[str, str]] = {_ALL: {}}
+        self._samplers = {_ALL: _sampler(DEFAULTS)}
+
+    def settings(self, model: str) -> dict[str, str]:
+        """All settings as they are for a model, or with "" for every model without its own; `trace_count` is what is left."""
+        left = self._samplers.get(model, self._samplers[_ALL]).left
+        return {**self._effective(model), "trace_count": str(left), **FIXED}
+
+    def update(self, model: str, changes: Mapping[str, str | None]) -> None:
+        """Changes settings, all of them or none.
+
+        Args:
+            model: whose; "" for every model without its own.
+            changes: values by name; None gives a setting up, so that what holds for all, or from the start, holds again.
+
+        Raises:
+            InvalidRequestError: there is no such setting, it cannot have that value, or it cannot be set from elsewhere.
+        """
+        for name, value in changes.items():
+            _check(name, value)
+        own = {**self._own.get(model, {}), **{name: value for name, value in changes.items() if name in DEFAULTS}}
+        self._own[model] = {name: value for name, value in own.items() if value is not None}
+        for scope in tuple(self._own):
+            self._samplers[scope] = self._renewed(scope, count_changed="trace_count" in changes and self._follows(scope, model))
+        if model != _ALL and not self._own[model]:
+            del self._own[model], self._samplers[model]
+        self._see()
+
+    def note(self, call: Call, code: str, seconds: float) -> None:
+        """Writes a finished call to the log if it is its turn. A call that wanted no inference of a known version never is."""
+        if call.statistics is None:
+            return
+        if self._samplers.get(call.model, self._samplers[_ALL]).take():
+            phases = {f"{phase}_us": _microseconds(time) for phase, time in call.phases.items()}
+            names = {"model": call.model, "version": call.version, "method": call.method}
+            request_id = call.request_id[:MAX_ID_CHARACTERS]
+            _log.info("trace", **names, id=request_id, code=code, **phases, total_us=_microseconds(seconds))
+            self._see()
+
+    def _see(self) -> None:
+        self.on = any(sampler.active for sampler in self._samplers.values())
+
+    def _effective(self, scope: str) -> dict[str, str]:
+        return {**DEFAULTS, **self._own[_ALL], **self._own.get(scope, {})}
+
+    def _follows(self, scope: str, changed: str) -> bool:
+        """Whether a scope's count is what has been set for `changed`."""
+        return scope == changed or (changed == _ALL and "trace_count" not in self._own[scope])
+
+    def _renewed(self, scope: str, *, count_changed: bool) -> _Sampler:
+        sampler = _sampler(self._effective(scope))
+        if not count_changed:
+            sampler.left = self._samplers.get(scope, self._samplers[_ALL]).left
+        return sampler
+
+
+def _sampler(settings: Mapping[str, str]) -> _Sampler:
+    return _Sampler(settings["trace_level"] == TIMESTAMPS, int(settings["trace_rate"]), int(settings["trace_count"]))
+
+
+def _check(name: str, value: str | None) -> None:
+    if name not in DEFAULTS and name not in FIXED:
+        raise InvalidRequestError(f"no trace setting '{name}'; there are {', '.join((*DEFAULTS, *FIXED))}")
+    if value is None:
+        return
+    if name in FIXED and value != FIXED[name]:
+        raise InvalidRequestError(f"{name} is '{FIXED[name]}' and cannot be set by a call, got '{value}'")
+    if name == "trace_level" and value not in {OFF, TIMESTAMPS}:
+        raise InvalidRequestError(f"trace_level is {OFF} or {TIMESTAMPS}, got '{value}'")
+    if name == "trace_rate":
+        _check_integer(name, value, least=1)
+    if name == "trace_count":
+        _check_integer(name, value, least=_NO_LIMIT)
+
+
+def _check_integer(name: str, value: str, least: int) -> None:
+    digits = value.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_DIGITS or int(value) < least:
+        raise InvalidRequestError(f"{name} is an integer >= {least}, got '{value}'")
+
+
+def _microseconds(seconds: float) -> float:
+    return round(seconds * 1e6, 1)

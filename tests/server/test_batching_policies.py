@@ -1,0 +1,226 @@
+"""What a model's configuration asks of the batcher: priorities, queue policies, delays, order, padding, several instances."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+from normserve_proto.tensors import Array
+from normserve_server.batching import Batcher
+from normserve_server.calls import Call
+from normserve_server.errors import DeadlineExceededError, InternalError, OverloadedError
+from normserve_server.instance import Instance, Run
+from normserve_server.model_config import Batching, QueuePolicy
+from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+from normserve_server.statistics import Laps, Statistics
+from normserve_server.validation import Work
+from normserve_server.workers import Worker
+from prometheus_client import CollectorRegistry, Histogram
+
+LAPS = Laps(0.0, 1.0, 0.0)
+
+
+def work(row: float, size: int = 1, **more: object) -> Work:
+    x = np.full((size, 1), row, np.float32)
+    return Work({"x": x}, size, ((1,),), more.pop("timeout_seconds", None), **more)  # type: ignore[arg-type]
+
+
+class Held:
+    """An instance whose runs end when the test says so."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[list[float], Callable[[], None]]] = []
+        self.started = asyncio.Event()
+
+    def quick(self, _work: Work) -> bool:
+        return False
+
+    def start(self, batch: Sequence[Work], done: Callable[[list[Run]], None]) -> None:
+        self.started.set()
+        outcomes = [[one.inputs["x"] * 2] for one in batch]
+        size = sum(one.size for one in batch)
+        self.runs.append(([float(one.inputs["x"][0, 0]) for one in batch], lambda: done([Run(size, LAPS, outcomes)])))
+
+    def finish(self) -> list[float]:
+        rows, done = self.runs.pop(0)
+        done()
+        return rows
+
+    async def close(self) -> None:
+        pass
+
+
+def batcher(*instances: object, max_batch_size: int = 4, statistics: Statistics | None = None, **batching: object) -> Batcher:
+    sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())
+    return Batcher(
+        instances,  # type: ignore[arg-type]
+        max_batch_size=max_batch_size,
+        max_queue_size=8,
+        batch_sizes=sizes,
+        batching=Batching(**batching),  # type: ignore[arg-type]
+        statistics=statistics,
+    )
+
+
+async def submitted(one: Batcher, *works: Work) -> list[asyncio.Task[Sequence[Array]]]:
+    tasks = [asyncio.create_task(one.submit(item, Call("ModelInfer"))) for item in works]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_higher_priority_runs_first_and_a_level_that_is_none_is_the_default() -> None:
+    held = Held()
+    one = batcher(held, max_batch_size=1, priority_levels=3, default_priority=2)
+    rows = [work(0), work(3, priority=3), work(2), work(1, priority=1), work(9, priority=9)]
+    await submitted(one, *rows)
+    assert [held.finish()[0] for _ in rows] == [0, 1, 2, 9, 3]
+
+
+async def test_priorities_mean_nothing_to_a_model_without_levels() -> None:
+    held = Held()
+    one = batcher(held, max_batch_size=1)
+    await submitted(one, work(0), work(2, priority=2), work(1, priority=1))
+    assert [held.finish()[0] for _ in range(3)] == [0, 2, 1]
+
+
+async def test_each_priority_has_its_own_limit() -> None:
+    held = Held()
+    one = batcher(held, priority_levels=2, default_priority=2, policies={1: QueuePolicy(max_queue_size=1)})
+    await submitted(one, work(0), work(1, priority=1), work(2))
+    with pytest.raises(OverloadedError, match="1 requests wait already"):
+        await one.submit(work(3, priority=1), Call("ModelInfer"))
+    (task,) = await submitted(one, work(4))
+    assert not task.done()
+
+
+async def test_a_queue_timeout_ends_the_wait_although_no_instance_is_free() -> None:
+    held = Held()
+    one = batcher(held, policy=QueuePolicy(timeout_seconds=0.01))
+    await submitted(one, work(0))
+    with pytest.raises(DeadlineExceededError):
+        await one.submit(work(1), Call("ModelInfer"))
+    assert held.finish() == [0]
+    assert not held.runs
+
+
+async def test_a_request_may_choose_its_timeout_only_where_it_is_allowed_to() -> None:
+    held = Held()
+    one = batcher(held, policy=QueuePolicy(timeout_seconds=0.01, timeout_override=False))
+    await submitted(one, work(0))
+    with pytest.raises(DeadlineExceededError):
+        await one.submit(work(1, timeout_seconds=60.0), Call("ModelInfer"))
+
+
+async def test_who_is_delayed_runs_behind_all_others() -> None:
+    held = Held()
+    one = batcher(held, max_batch_size=1, policy=QueuePolicy(timeout_seconds=0.01, delay_expired=True))
+    await submitted(one, work(0), work(1))
+    await asyncio.sleep(0.02)
+    await submitted(one, work(2))
+    assert [held.finish()[0] for _ in range(3)] == [0, 2, 1]
+
+
+async def test_a_batch_runs_once_its_delay_is_over_or_it_is_full() -> None:
+    held = Held()
+    one = batcher(held, max_delay_seconds=60.0)
+    tasks = await submitted(one, work(0), work(1))
+    assert not held.runs
+    tasks += await submitted(one, work(2, size=2))
+    assert held.finish() == [0, 1, 2]
+    await asyncio.gather(*tasks)
+    held.started.clear()
+    short = batcher(held, max_delay_seconds=0.001)
+    (task,) = await submitted(short, work(5))
+    await held.started.wait()
+    held.finish()
+    assert (await task)[0].item() == 10.0
+
+
+async def test_closing_waits_for_nobodys_company() -> None:
+    held = Held()
+    one = batcher(held, max_delay_seconds=60.0)
+    (task,) = await submitted(one, work(0))
+    closing = asyncio.create_task(one.close())
+    await asyncio.sleep(0)
+    held.finish()
+    await closing
+    assert (await task)[0].item() == 0.0
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_answers_leave_in_order_where_that_is_asked_for(ordered: bool) -> None:
+    first, second = Held(), Held()
+    one = batcher(first, second, max_batch_size=1, preserve_ordering=ordered)
+    tasks = await submitted(one, work(0), work(1))
+    early, late = (first, second) if first.runs[0][0] == [1] else (second, first)
+    early.finish()
+    await asyncio.sleep(0)
+    assert tasks[1].done() is not ordered
+    late.finish()
+    await asyncio.gather(*tasks)
+
+
+async def test_all_instances_work_at_a_time() -> None:
+    first, second = Held(), Held()
+    one = batcher(first, second, max_batch_size=1)
+    await submitted(one, work(0), work(1), work(2))
+    assert len(first.runs) == len(second.runs) == 1
+    first.finish()
+    assert len(first.runs) == 1
+
+
+class Doubler:
+    """A servable that doubles, and remembers what it ran."""
+
+    def __init__(self) -> None:
+        spec = TensorSpec("x", "FP32", (DYNAMIC, 1))
+        self.signature = Signature((spec,), (spec,), 8)
+        self.provider = "none"
+        self.seen: list[list[float]] = []
+        self.fails = threading.Event()
+
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        self.seen.append(inputs["x"][:, 0].tolist())
+        if self.fails.is_set():
+            raise InternalError("broken")
+        return [inputs["x"] * 2]
+
+
+async def test_a_batch_is_padded_to_the_next_bucket_and_the_padding_is_cut_off() -> None:
+    doubler = Doubler()
+    one = batcher(Instance(doubler, Worker("test"), buckets=(1, 4, 8)), max_batch_size=8)
+    (output,) = await one.submit(work(3, size=2), Call("ModelInfer"))
+    (full,) = await one.submit(work(1, size=8), Call("ModelInfer"))
+    await one.close()
+    assert doubler.seen[0] == [3, 3, 3, 3]
+    assert output.tolist() == [[6.0], [6.0]]
+    assert full.shape == (8, 1)
+
+
+async def test_runs_are_added_up_by_their_size() -> None:
+    doubler, statistics = Doubler(), Statistics()
+    one = batcher(Instance(doubler, Worker("test"), buckets=(4,)), statistics=statistics)
+    call = Call("ModelInfer")
+    await one.submit(work(1, size=3), call)
+    doubler.fails.set()
+    with pytest.raises(InternalError):
+        await one.submit(work(1), Call("ModelInfer"))
+    await one.close()
+    assert (statistics.executions, list(statistics.batches)) == (1, [3])
+    assert call.samples == 3
+    assert call.laps is not None
+    assert call.laps.infer > 0
+
+
+async def test_a_probe_runs_a_sample_on_every_instance() -> None:
+    doubler = Doubler()
+    sample = {"x": np.zeros((1, 1), np.float32)}
+    instances = [Instance(doubler, Worker("test"), sample=sample) for _ in range(2)]
+    one = batcher(*instances)
+    await one.probe(10)
+    assert doubler.seen == [[0.0], [0.0]]
+    doubler.fails.set()
+    with pytest.raises(InternalError):
+        await one.probe(10)
+    await one.close()
