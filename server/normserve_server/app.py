@@ -49,6 +49,7 @@ from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
+INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
@@ -58,6 +59,11 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+    # Admission refuses what is too much, and says when to come back; gRPC itself would cancel calls, which nobody tries again.
+    ("grpc.server.max_pending_requests", INT32_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", INT32_MAX),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # gRPC's 5 minutes end connections of callers that ask more often
 )
 
 _log = structlog.get_logger(__name__)
@@ -138,7 +144,7 @@ class App:
         _log.info("stopped")
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
-        server = grpc.aio.server(options=OPTIONS)
+        server = grpc.aio.server(options=(*OPTIONS, *_keepalive(self._settings.keepalive_seconds)))
         traces = Traces()
         door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes])
         inference = InferenceServicer(self._repository, version, EXTENSIONS)
@@ -216,6 +222,15 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _keepalive(seconds: float) -> tuple[tuple[str, int], ...]:
+    """Asks a silent peer whether it is there, and takes it for gone when it is silent for as long again.
+
+    The calls of a peer that vanished, and what they hold, would else stay until the operating system notices, in hours.
+    """
+    names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    return tuple((name, round(seconds * 1000)) for name in names)
 
 
 def _registry() -> CollectorRegistry:

@@ -86,7 +86,9 @@ class Metrics:
         )
         self.in_flight = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
         self.in_flight_bytes = Gauge(
-            "normserve_admitted_bytes", "Size of the request messages admitted and not yet answered.", registry=registry
+            "normserve_admitted_bytes",
+            "Size of the request messages admitted and not yet answered, and of the answers not yet taken.",
+            registry=registry,
         )
         model = ("model", "version")
         self.batch_size = Histogram(
