@@ -11,7 +11,7 @@ from normserve_proto import shared_memory as posix
 from normserve_proto.tensors import Array, TensorError
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, NotFoundError, UnimplementedError
-from normserve_server.inference import parse_request, serialize_response
+from normserve_server.inference import RequestReader, serialize_response
 from normserve_server.instance import Instance
 from normserve_server.plans import Planned, Plans
 from normserve_server.regions import Regions
@@ -99,7 +99,7 @@ def request(*, x: bool = True, s: bool = True) -> pb.ModelInferRequest:
 
 
 def find(plans: Plans, message: pb.ModelInferRequest) -> tuple[Planned, Work]:
-    return plans.find(parse_request(message.SerializeToString()), Call("ModelInfer"))
+    return plans.find(RequestReader()(message.SerializeToString()), Call("ModelInfer"))
 
 
 @pytest.mark.parametrize(("x", "s"), [(True, True), (True, False), (False, True)])
