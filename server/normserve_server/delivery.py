@@ -22,7 +22,7 @@ _ELSEWHERE = np.empty(0, np.uint8)  # what an answer carries of an output that i
 
 
 class Inputs(Mapping[str, Array]):
-    """A request's inputs, of which some are in shared memory and copied out each time they are looked up: when they are run.
+    """A request's inputs, of which some are in shared memory; each time that one is looked up, it is seen to that it still is.
 
     Args:
         names: all names, in order.
@@ -39,7 +39,7 @@ class Inputs(Mapping[str, Array]):
         if name not in self._placed:
             return self._given[name]
         layout, part = self._placed[name]
-        return part.read(layout)
+        return part.view(layout)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -64,12 +64,13 @@ def gather(plan: Plan, asked: Extras, given: Mapping[str, Array], regions: Regio
     """
     placed = {name: (layout, regions.find(place.region).part(place)) for name, (layout, place) in asked.inputs.items()}
     # Bytes of any kind are numbers, but not BYTES: these are read now, so that what is wrong with them is found now.
-    texts = {name: part.read(layout) for name, (layout, part) in placed.items() if layout.datatype == "BYTES"}
+    texts = {name: part.view(layout) for name, (layout, part) in placed.items() if layout.datatype == "BYTES"}
     places = tuple(None if place is None else regions.find(place.region).part(place) for place in asked.outputs)
     _refuse_overlaps([part for part in places if part is not None])
     numbers = {name: source for name, source in placed.items() if name not in texts}
     inputs = Inputs(plan.names, {**given, **texts}, numbers)
-    return Work(inputs, plan.size, plan.shape_key, plan.timeout_seconds, plan.priority, places)
+    shared = bool(numbers)
+    return Work(inputs, plan.size, plan.shape_key, plan.timeout_seconds, plan.priority, shared=shared, places=places)
 
 
 def classified(asked: Extras, outputs: Sequence[Array], labels: Sequence[Sequence[str]], *, batched: bool) -> list[Array]:

@@ -133,13 +133,14 @@ class Instance:
         return self._buckets[position] if position < len(self._buckets) else size
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
-        """The inputs as they are; a view of a message begins anywhere in it, and kernels want multiples of elements' sizes."""
-        inputs = dict(work.inputs)  # once, because what is in shared memory is copied whenever it is looked up
-        if all(array.flags.aligned for array in inputs.values()):
-            return inputs
-        return {name: self._copied(name, array) for name, array in inputs.items()}
+        """The inputs as they are, unless they are shared memory; or begin, in a message, where no element may for a kernel."""
+        if not work.shared and all(array.flags.aligned for array in work.inputs.values()):
+            return work.inputs
+        return {name: self._copied(name, array) for name, array in work.inputs.items()}
 
     def _copied(self, name: str, array: Array) -> Array:
+        if array.dtype == np.object_:
+            return array
         buffer = self._buffer(name, array.shape, array.dtype)
         np.copyto(buffer, array)
         return buffer

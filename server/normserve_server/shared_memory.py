@@ -124,14 +124,14 @@ class Part:
     region: Region
     place: Place
 
-    def read(self, layout: Layout) -> Array:
-        """Copies a tensor out.
+    def view(self, layout: Layout) -> Array:
+        """Views a tensor, for now; the elements of BYTES are copies.
 
         Raises:
             TensorError: the bytes are not such a tensor.
             InvalidRequestError: the object has shrunk.
         """
-        return layout.view(self.region.view(self.place)).copy()
+        return layout.view(self.region.view(self.place))
 
     def write(self, data: Buffer) -> None:
         """Copies bytes in, which must fit.

@@ -27,11 +27,12 @@ class Work:
     """A request that can be run.
 
     Attributes:
-        inputs: arrays by name, in the signature's order; read-only views of the message.
+        inputs: arrays by name, in the signature's order; read-only views of the message, or of memory that is `shared`.
         size: samples, at least 1; 1 where the model has no batch axis.
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
         priority: 1 is the highest; 0 for the model's default.
+        shared: whether inputs are views of memory that others may write to or take away: to be looked up and copied at once.
         places: where each requested output goes, None for into the message; empty where all go into the message.
     """
 
@@ -40,6 +41,7 @@ class Work:
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
     priority: int = 0
+    shared: bool = False
     places: Sequence[Part | None] = ()
 
 
