@@ -177,7 +177,11 @@ def in_flight(registry: CollectorRegistry, state: Callable[[], State]) -> None:
     """Registers what is in flight, as `state` has it whenever somebody asks."""
     calls = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
     calls.set_function(lambda: state().calls)
-    size = Gauge("normserve_admitted_bytes", "Size of the request messages admitted and not yet answered.", registry=registry)
+    size = Gauge(
+        "normserve_admitted_bytes",
+        "Size of the request messages admitted and not yet answered, and of the answers not yet taken.",
+        registry=registry,
+    )
     size.set_function(lambda: state().size)
 
 
