@@ -138,7 +138,7 @@ class SharedMemory:
         for name in self._pool.dropped():
             try:
                 yield requests.unregister(name)
-            except NotFoundError:
+            except NormserveError:  # the lease has ended anyway
                 continue
 
     def _remember(self, kind: object, answer: Answer, before: Known | None) -> None:

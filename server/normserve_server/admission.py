@@ -10,7 +10,9 @@ RETRY_AFTER_MS = 100
 
 
 class Admission:
-    """Counts the calls and the request bytes that were admitted and not yet answered.
+    """Counts the calls that were admitted and whose answers are not yet taken, and the bytes of both.
+
+    Answers count because a caller may ask for more with few bytes than it ever reads.
 
     Args:
         limit_bytes: most bytes admitted at a time, > 0.
@@ -48,8 +50,12 @@ class Admission:
         self.bytes += size
         self._idle.clear()
 
+    def hold(self, size: int) -> None:
+        """Adds an answer of `size` bytes to its call; it is not refused, because the work is done."""
+        self.bytes += size
+
     def leave(self, size: int) -> None:
-        """Takes back one `enter` of the same size."""
+        """Takes back one `enter`; `size` is its request's and its answer's."""
         self.calls -= 1
         self.bytes -= size
         if self.calls == 0:

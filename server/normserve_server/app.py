@@ -57,6 +57,7 @@ from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
+INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
@@ -74,6 +75,11 @@ EXTENSIONS = (  # by Triton's names
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
     ("grpc.max_send_message_length", -1),
+    # Admission refuses what is too much, and says when to come back; gRPC itself would cancel calls, which nobody tries again.
+    ("grpc.server.max_pending_requests", INT32_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", INT32_MAX),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # gRPC's 5 minutes end connections of callers that ask more often
 )
 
 _log = structlog.get_logger(__name__)
@@ -158,7 +164,8 @@ class App:
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.
-        server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port))))
+        options = (*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port)), *_keepalive(self._settings.keepalive_seconds))
+        server = grpc.aio.server(options=options)
         door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
         regions = Regions(allowed=self._settings.allow_shared_memory)
         extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
@@ -244,6 +251,15 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _keepalive(seconds: float) -> tuple[tuple[str, int], ...]:
+    """Asks a silent peer whether it is there, and takes it for gone when it is silent for as long again.
+
+    The calls of a peer that vanished, and what they hold, would else stay until the operating system notices, in hours.
+    """
+    names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    return tuple((name, round(seconds * 1000)) for name in names)
 
 
 def _device(settings: Settings) -> devices.Device:

@@ -18,6 +18,7 @@ class Call:
         model: the metric label, set once the model is known to exist; and `version` likewise.
         request_id: what the caller named the request, once that is read.
         statistics: the version's, once it is known that the call wants an inference of it.
+        admitted_bytes: of its message, and of its answer once there is one.
         phases: seconds in each phase that the call has left.
         started: when its message came, by `now`.
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
@@ -29,6 +30,7 @@ class Call:
     version: str = ""
     request_id: str = ""
     statistics: Statistics | None = None
+    admitted_bytes: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=now)
     samples: int = 0

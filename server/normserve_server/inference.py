@@ -30,7 +30,8 @@ class InferenceServicer:
         self._plans = Plans(repository, regions)
         self._version = version
         self._extensions = extensions
-        self.codecs = {"ModelInfer": (parse_request, serialize_response)}
+        self.parse = RequestReader()
+        self.codecs = {"ModelInfer": (self.parse, serialize_response)}
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:  # noqa: N802
         """Whoever reads this answer knows that the server is live."""
@@ -75,9 +76,15 @@ class InferenceServicer:
         return planned.answer(work, outputs)
 
 
-def parse_request(data: bytes) -> InferRequest:
-    """Splits a ModelInferRequest into its head, which is not parsed yet, and its raw contents, as views of `data`."""
-    return InferRequest(*wire.split(data, wire.RAW_INPUT_CONTENTS, small=0))
+class RequestReader:
+    """Splits a ModelInferRequest into its head, which is not parsed yet, and its raw contents, as views of the message."""
+
+    def __init__(self) -> None:
+        self._splitter = wire.Splitter(wire.RAW_INPUT_CONTENTS)
+
+    def __call__(self, data: bytes) -> InferRequest:
+        """Reads a message."""
+        return InferRequest(*self._splitter.split(data))
 
 
 def serialize_response(response: InferResponse) -> bytes:

@@ -95,13 +95,16 @@ class Door:
 
     async def _admitted(self, handler: Handler, codec: Codec, data: bytes, context: Context, call: Call) -> bytes:
         parse, serialize = codec
-        size = len(data)
-        self._admission.enter(size)
+        admission = self._admission
+        call.admitted_bytes = len(data)
+        admission.enter(call.admitted_bytes)
         # Not before the answer has been written: until then the call is in flight, and a drain waits for it.
-        written: Any = lambda _context: self._admission.leave(size)  # noqa: E731 - its declared type is no callable's
+        written: Any = lambda _context: admission.leave(call.admitted_bytes)  # noqa: E731 - its declared type is no callable's
         context.add_done_callback(written)
         call.deadline = _deadline(context)
         response = serialize(await handler(parse(data), call))
+        call.admitted_bytes += len(response)
+        admission.hold(len(response))
         call.lap("encode")
         return response
 

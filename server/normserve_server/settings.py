@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     error_codes: Literal["grpc", "triton"] = Field(
         "grpc", description="triton says UNAVAILABLE, as Triton does, where a queue is full or a request waited too long"
     )
+    keepalive_seconds: float = Field(
+        30.0, ge=0.1, le=86400, description="silence after which a caller is asked whether it is there, and then waited for"
+    )
     drain_delay_seconds: float = Field(
         0.0, ge=0, description="time between saying NOT_SERVING and refusing calls, for load balancers to notice"
     )

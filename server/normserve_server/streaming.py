@@ -134,6 +134,8 @@ class Stream:
         message.admitted_bytes = len(data)
         codec, call = self._method.codec, message.call
         response = codec.serialize(await self._method.handler(codec.parse(data), call))
+        message.admitted_bytes += len(response)
+        self._admission.hold(len(response))
         call.lap("encode")
         return response
 

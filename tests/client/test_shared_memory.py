@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -250,15 +250,6 @@ def test_a_machine_without_shared_memory(shared: SharedMemory, server: Server, m
     assert server.took() == [PLAIN, PLAIN]
 
 
-def test_memory_that_is_full(shared: SharedMemory, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.warns(SharedMemoryWarning, match="No space left on device"):
-        infer(shared, server)
-
-
 def test_a_warning_that_is_an_error_leaves_nothing_behind(shared: SharedMemory, server: Server) -> None:
     server.fail["Register"] = [errors.UnimplementedError("off")]
     with pytest.raises(SharedMemoryWarning):  # as all of them are in these tests
@@ -282,29 +273,6 @@ def test_a_slot_that_a_server_may_still_write_into_is_used_no_more(shared: Share
     assert server.took()[-3:] == ["unregister", "register", *NEXT]
 
 
-def test_calls_at_the_same_time_have_slots_of_their_own_up_to_a_limit(
-    shared: SharedMemory, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slots, "MOST_SLOTS", 2)
-    waiting = [shared.infer(requests.infer("m", {"x": BIG + number})) for number in range(3)]
-    calls = [next(steps) for steps in waiting]
-    assert [call.method for call in calls] == [requests.REGISTER, requests.REGISTER, requests.MODEL_INFER]
-    for number, (steps, call) in enumerate(zip(waiting, calls, strict=True)):
-        outputs = follow(_resumed(steps, call), server)
-        np.testing.assert_array_equal(outputs["y"], (BIG + number) * 2)
-    assert len(server.regions) == 2
-
-
-def _resumed(steps, call):
-    answer = yield call
-    while True:
-        try:
-            call = steps.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = yield call
-
-
 def test_taking_leave(shared: SharedMemory, server: Server) -> None:
     warm(shared, server)
     follow(shared.close(), server)
@@ -318,17 +286,10 @@ def test_taking_leave_of_nobody(shared: SharedMemory, server: Server) -> None:
     assert server.took() == ["Unregister failed"]
 
 
-@pytest.mark.parametrize("leave", [lambda shared, server: follow(shared.close(), server), lambda shared, server: None])
-def test_leases_end_with_the_client(server: Server, leave: Callable[[SharedMemory, Server], object]) -> None:
-    shared = SharedMemory()
-    warm(shared, server)
-    (region,) = [os.dup(descriptor) for descriptor in server.regions.values()]
-    assert not posix.lease_is_over(region)
-    leave(shared, server)
-    del shared
-    gc.collect()
-    assert posix.lease_is_over(region)
-    os.close(region)
+def test_too_many_at_a_time_use_the_connection(shared: SharedMemory, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST_SLOTS", 0)
+    infer(shared, server)
+    assert server.took() == [PLAIN]
 
 
 def test_what_is_remembered_is_bounded(shared: SharedMemory, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,9 @@ def test_off_by_default(digits_server: RunningServer) -> None:
             assert (code, "allow_shared_memory" in text) == (CODES.UNIMPLEMENTED, True)
 
 
-def _flip(path: str, stop) -> None:
+def _flip(path: str, started, stop) -> None:
     tail = np.memmap(path, np.int64, "r+")[-1000:]
+    started.set()
     while not stop.is_set():
         tail[:] = 2**45
         tail[:] = 0
@@ -127,9 +128,10 @@ def test_a_caller_that_writes_during_the_run_ends_nothing(
 ) -> None:
     """Gather checks its indices, then follows them: if they were still the caller's, the server would be gone in no time."""
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    writer = context.Process(target=_flip, args=(str(memory.path), stop))
+    started, stop = context.Event(), context.Event()
+    writer = context.Process(target=_flip, args=(str(memory.path), started, stop))
     writer.start()
+    assert started.wait(60)
     codes = set()
     end = time.monotonic() + 2
     while time.monotonic() < end:

@@ -1,7 +1,9 @@
 """Our own clients and a real server, through shared memory: also where the server refuses, starts again, or the client dies."""
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -141,6 +143,25 @@ def test_a_server_is_started_again(memory_repository: Path) -> None:
                 for _ in range(3):
                     np.testing.assert_array_equal(client.infer("double", {"x": BIG})["y"], BIG * 2)
                 assert max(sizes.last) < 1000
+
+
+def test_a_worker_is_replaced(memory_repository: Path) -> None:
+    flags = ("--no-fold", "--allow-shared-memory", "--workers", "2")
+    with running_server(memory_repository, arguments=flags) as server, contextlib.ExitStack() as opened:
+        options = [("grpc.use_local_subchannel_pool", 1)]  # a connection each
+        clients = [opened.enter_context(Client(server.grpc_address, shared_memory=True, options=options)) for _ in range(6)]
+        sizes = [Sizes(client) for client in clients]
+
+        def infer() -> list[int]:
+            for client in clients * 3:
+                np.testing.assert_array_equal(client.infer("double", {"x": BIG}, timeout=60)["y"], BIG * 2)
+            return [max(size.last) for size in sizes]
+
+        assert max(infer()) < 1000
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        assert max(infer()) < 1000
+        assert "does not take a change" not in server.log
 
 
 DYING = """

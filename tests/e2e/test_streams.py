@@ -144,7 +144,7 @@ def test_a_caller_that_stops_reading_costs_a_bounded_amount_and_holds_up_nobody(
         found = taken
         time.sleep(0.3)
         taken = counted(server, "OK")
-    assert 0 < metrics(server)["normserve_admitted_bytes"] <= MAX_STREAM_BYTES + 2 * len(big.raw_input_contents[0])
+    assert 0 < metrics(server)["normserve_admitted_bytes"] <= 2 * (MAX_STREAM_BYTES + big.ByteSize())
     with grpc.insecure_channel(server.grpc_address, OPTIONS) as other:
         for _ in range(20):
             GRPCInferenceServiceStub(other).ModelInfer(request("other"), timeout=5)

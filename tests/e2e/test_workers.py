@@ -41,21 +41,27 @@ class Tally:
     def answered(self) -> int:
         return self.codes.count(grpc.StatusCode.OK)
 
+    def check_drained(self) -> None:
+        """All were answered until the door was shut; whoever came then was told so, before the connection went."""
+        assert len(self.codes) == self.sent
+        assert self.codes[: self.answered] == [grpc.StatusCode.OK] * self.answered
+        assert self.codes[self.answered] == grpc.StatusCode.UNAVAILABLE
 
-def infer(stub: GRPCInferenceServiceStub) -> pb.ModelInferResponse:
+
+def infer(stub: GRPCInferenceServiceStub, *, wait: bool = False) -> pb.ModelInferResponse:
     message = pb.ModelInferRequest(model_name="digits")
     message.inputs.add(name="image", datatype="FP32", shape=[2, 1, 8, 8])
     message.raw_input_contents.append(np.zeros(2 * 64, "<f4").tobytes())
-    return stub.ModelInfer(message, timeout=20)
+    return stub.ModelInfer(message, timeout=20, wait_for_ready=wait)
 
 
-def hammer(address: str, tally: Tally, stop: threading.Event) -> None:
+def hammer(address: str, tally: Tally, stop: threading.Event, wait: bool) -> None:
     with grpc.insecure_channel(address, CHANNEL) as channel:
         stub = GRPCInferenceServiceStub(channel)
         while not stop.is_set():
             tally.sent += 1
             try:
-                infer(stub)
+                infer(stub, wait=wait)
                 tally.codes.append(grpc.StatusCode.OK)
             except grpc.RpcError as error:
                 tally.codes.append(error.code())
@@ -63,12 +69,17 @@ def hammer(address: str, tally: Tally, stop: threading.Event) -> None:
 
 
 class Load:
-    """Clients, each with a connection of its own, that call until they are told to stop."""
+    """Clients, each with a connection of its own, that call until they are told to stop.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: of the server.
+        wait: whether a call waits for a connection while there is none.
+    """
+
+    def __init__(self, address: str, *, wait: bool = False) -> None:
         self.tallies = [Tally() for _ in range(CLIENTS)]
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=hammer, args=(address, tally, self._stop)) for tally in self.tallies]
+        self._threads = [threading.Thread(target=hammer, args=(address, tally, self._stop, wait)) for tally in self.tallies]
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -161,7 +172,7 @@ def test_both_workers_are_called_and_their_metrics_add_up(server: RunningServer)
 def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) -> None:
     restarts = value(server, "normserve_worker_restarts_total")
     counts = []
-    with Load(server.grpc_address) as load:
+    with Load(server.grpc_address, wait=True) as load:
         counts.append(value(server, OK_COUNT))
         victim = children(server.process.pid)[0]
         os.kill(victim, signal.SIGKILL)
@@ -177,8 +188,7 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) 
     assert counts == sorted(counts)
     failed = [code for tally in load.tallies for code in tally.codes if code is not grpc.StatusCode.OK]
     assert set(failed) <= {grpc.StatusCode.UNAVAILABLE}
-    # What the dead worker was at, and what was sent until the connections were seen to be closed.
-    assert len(failed) <= 5 * CLIENTS
+    assert len(failed) <= 3 * CLIENTS  # what the dead worker was at, and who came back to it before its port was closed
     assert sum(tally.answered for tally in load.tallies) + len(failed) == sum(tally.sent for tally in load.tallies)
     assert victim not in children(server.process.pid)
     assert len(children(server.process.pid)) == 2
@@ -227,11 +237,7 @@ def test_a_signal_under_load_loses_nothing(digits_repository: Path, cache_dir: P
         assert server.process.wait(30) == 0
         assert not any(alive(worker) for worker in workers)
     for tally in load.tallies:
-        assert len(tally.codes) == tally.sent
-        # All were answered until the door was shut; whoever came then was told so, before the connection went.
-        answered = tally.answered
-        assert tally.codes[:answered] == [grpc.StatusCode.OK] * answered
-        assert tally.codes[answered] == grpc.StatusCode.UNAVAILABLE
+        tally.check_drained()
 
 
 def test_a_second_signal_ends_all_at_once(digits_repository: Path, cache_dir: Path) -> None:
@@ -261,6 +267,7 @@ def test_a_replacement_that_serves_less_takes_no_calls(digits_repository: Path, 
                 infer(GRPCInferenceServiceStub(channel))
         (tmp_path / "r" / ".hidden").rename(tmp_path / "r" / "digits")
         until(lambda: value(server, "normserve_workers") == 2)
+        assert "Traceback" not in server.log
 
 
 def test_workers_do_not_outlive_their_supervisor(digits_repository: Path, cache_dir: Path) -> None:
@@ -271,9 +278,8 @@ def test_workers_do_not_outlive_their_supervisor(digits_repository: Path, cache_
         server.process.kill()
         until(lambda: not any(alive(worker) for worker in workers), 10)
         assert not folder.exists()
-    for tally in load.tallies:  # they drained
-        assert set(tally.codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-        assert tally.codes[: tally.answered] == [grpc.StatusCode.OK] * tally.answered
+    for tally in load.tallies:
+        tally.check_drained()
 
 
 def run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

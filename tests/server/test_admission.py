@@ -17,6 +17,17 @@ async def test_bytes_in_flight_are_limited() -> None:
     assert (admission.calls, admission.bytes) == (2, 9)
 
 
+async def test_answers_count_until_they_are_taken() -> None:
+    admission = Admission(10)
+    admission.enter(1)
+    admission.hold(20)  # more than the limit, and there is nothing to refuse any more
+    assert admission.bytes == 21
+    with pytest.raises(OverloadedError, match="beside 21 in flight"):
+        admission.enter(1)
+    admission.leave(21)
+    admission.enter(10)
+
+
 async def test_a_message_that_never_fits_is_not_told_to_come_back() -> None:
     with pytest.raises(TooLargeError, match="message of 11 bytes, the server admits 10"):
         Admission(10).enter(11)

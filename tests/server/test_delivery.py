@@ -11,12 +11,12 @@ from normserve_proto import shared_memory as posix
 from normserve_proto.tensors import Array, TensorError
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, NotFoundError, UnimplementedError
-from normserve_server.inference import parse_request, serialize_response
+from normserve_server.inference import RequestReader, serialize_response
 from normserve_server.instance import Instance
 from normserve_server.plans import Planned, Plans
 from normserve_server.regions import Regions
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
-from normserve_server.shared_memory import Region
+from normserve_server.shared_memory import Part, Region
 from normserve_server.statistics import Statistics
 from normserve_server.validation import Work
 from normserve_server.version import READY, Version
@@ -99,7 +99,7 @@ def request(*, x: bool = True, s: bool = True) -> pb.ModelInferRequest:
 
 
 def find(plans: Plans, message: pb.ModelInferRequest) -> tuple[Planned, Work]:
-    return plans.find(parse_request(message.SerializeToString()), Call("ModelInfer"))
+    return plans.find(RequestReader()(message.SerializeToString()), Call("ModelInfer"))
 
 
 @pytest.mark.parametrize(("x", "s"), [(True, True), (True, False), (False, True)])
@@ -178,6 +178,17 @@ class Echo:
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
         return [inputs["x"], inputs["s"]]
+
+
+def test_an_input_is_copied_once_a_run(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    read = Part.read
+    monkeypatch.setattr(Part, "read", lambda part, layout: reads.append(layout.name) or read(part, layout))
+    works = [find(plans, request(s=False))[1] for _ in range(2)]
+    Instance(Echo(), None).run(works[:1])  # type: ignore[arg-type]
+    assert reads == ["x"]
+    Instance(Echo(), None).run(works)  # type: ignore[arg-type]
+    assert reads == ["x"] * 3
 
 
 def test_a_member_whose_object_has_shrunk_fails_alone(plans: Plans, regions: Regions, memory: Path) -> None:

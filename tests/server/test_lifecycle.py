@@ -62,7 +62,7 @@ async def test_a_changed_version_of_the_same_number_is_a_fresh_one(world) -> Non
     assert await load(world) == ""
     assert (world.content("m"), world.reason("m")) == ("newer", "")
     assert world.repository.find("m") is not old
-    await world.lifecycle._background.finish()
+    await world.lifecycle._departures.finish()
     assert old.loaded is None
     assert batcher.closed == 1
     assert (world.states(), world.series()) == ({"m/1": "READY"}, {"m/1": 1})
@@ -156,7 +156,7 @@ async def test_a_version_comes_back_while_it_is_leaving(world) -> None:
     assert world.content("m", "1") == "one"
     assert world.repository.find("m", "1") is not leaving
     batcher.idle.set()
-    await world.lifecycle._background.finish()
+    await world.lifecycle._departures.finish()
     assert leaving.loaded is None
     await world.until(lambda: world.states() == {"m/1": "READY"})
     assert world.series() == {"m/1": 1}
@@ -172,7 +172,7 @@ async def test_a_version_that_comes_back_broken_while_it_is_leaving_stays_listed
             batcher = leaving.batcher
         await load(world)
     batcher.idle.set()
-    await world.lifecycle._background.finish()
+    await world.lifecycle._departures.finish()
     assert leaving.loaded is None
     assert world.states() == {"m/1": "UNAVAILABLE", "m/2": "READY"}
     assert world.reason("m", "1") == "the fold failed its proof"

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
+from normserve_proto.shared_memory import LEASED
 
 Subject: TypeAlias = tuple[str, ...]
 
@@ -21,7 +22,7 @@ class Change:
         method: the RPC.
         data: the serialized request.
         subject: what it changes: ("model", name), ("region", name) or ("region",) for all of them, ("trace", model), ("log",).
-        ends: nothing of the subject is left, so that a new worker need not be told.
+        ends: nothing of the subject is left that a new worker could be told.
         adds: what was set before and is not named here stays.
     """
 
@@ -85,7 +86,8 @@ def _model(method: str, data: bytes, request: Any) -> Change:
 
 
 def _region(method: str, data: bytes, request: Any) -> Change:
-    return Change(method, data, ("region", request.name))
+    # An object on lease has lost its name by the time that a worker comes later; its owner registers another one there.
+    return Change(method, data, ("region", request.name), ends=request.name.startswith(LEASED))
 
 
 def _no_region(method: str, data: bytes, request: Any) -> Change:

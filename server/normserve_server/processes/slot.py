@@ -60,15 +60,15 @@ class Slot:
         """
         died_young = 0
         while True:
-            child = self.child = await self._start(self.number, self.served)
-            code = await self._until_end(child)
+            child, code = await self._one()
             if self._stop.is_set():
                 return code
             if code in CANNOT_START and not self.served:
                 raise StartError(_last_words(child, code))
-            died_young = died_young + 1 if child.opened is None or now() - child.opened < YOUNG_SECONDS else 0
+            young = child is None or child.opened is None or now() - child.opened < YOUNG_SECONDS
+            died_young = died_young + 1 if young else 0
             wait = wait_seconds(died_young)
-            _log.error("worker ended", worker=self.number, pid=child.pid, exit_code=code, replaced_in_seconds=wait)
+            _log.error("worker ended", worker=self.number, exit_code=code, replaced_in_seconds=wait)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
                 return 0
@@ -78,6 +78,15 @@ class Slot:
         self._stop.set()
         if self.child is not None:
             self.child.signal(number)
+
+    async def _one(self) -> tuple[Child | None, int]:
+        """Has one worker running until it ends; gives it and its exit code, or None where the system does not start it."""
+        try:
+            child = self.child = await self._start(self.number, self.served)
+        except OSError as error:
+            _log.error("worker cannot be started", worker=self.number, reason=error.strerror)
+            return None, CANNOT_START[0]
+        return child, await self._until_end(child)
 
     async def _until_end(self, child: Child) -> int:
         if self._stop.is_set():  # while it was being started
@@ -107,6 +116,8 @@ def wait_seconds(died_young: int) -> float:
     return min(FIRST_WAIT_SECONDS * 2.0 ** (died_young - 1), LONGEST_WAIT_SECONDS) if died_young else 0.0
 
 
-def _last_words(child: Child, code: int) -> str:
+def _last_words(child: Child | None, code: int) -> str:
+    if child is None:
+        return "the system does not start the workers"
     path = child.place.last_words
     return path.read_text() if path.exists() else f"worker {child.slot} ended with exit code {code} before it served"

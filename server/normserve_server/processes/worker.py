@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+import warnings
 
 from normserve_server import logs
 from normserve_server.loop import new_event_loop
@@ -76,6 +77,8 @@ def _record_by_slot(told: Place) -> None:
         from prometheus_client import values  # noqa: PLC0415 - likewise
 
         values.ValueClass = values.MultiProcessValue(lambda: told.slot)  # type: ignore[no-untyped-call]
+        # The supervisor leaves series out that have been removed: see `exposition`.
+        warnings.filterwarnings("ignore", "Removal of labels has not been implemented", UserWarning)
 
 
 def _read_line() -> bytes:

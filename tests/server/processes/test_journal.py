@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from normserve_proto import open_inference_pb2 as pb
+from normserve_proto.shared_memory import LEASED
 from normserve_server.processes.journal import Change, Journal, change_of
 
 
@@ -58,6 +59,10 @@ def test_of_a_region_nothing_is_left_when_it_goes() -> None:
     assert journal_of(a, b, unregister("a")).changes == [b]
     assert journal_of(a, b, load("m"), unregister("")).changes[0].subject == ("model", "m")
     assert journal_of(a, unregister("ab")).changes == [a]
+
+
+def test_of_a_region_on_lease_nobody_is_told_later() -> None:
+    assert journal_of(register(f"{LEASED}1"), register("a")).changes[0].subject == ("region", "a")
 
 
 def test_settings_add_up() -> None:

@@ -43,9 +43,13 @@ class Keeper:
         monkeypatch.setattr(slot, "wait_seconds", lambda died_young: self.waits.append(died_young) or 0.0)
         self.slot = Slot(0, self.start, self.join, lambda _, replaced: self.replaced.append(replaced))  # type: ignore[arg-type]
         self.opens = opens
+        self.fails = 0
         self.keeping = asyncio.create_task(self.slot.keep())
 
     async def start(self, _number: int, late: bool) -> FakeChild:
+        if self.fails:
+            self.fails -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
         self.children.append(FakeChild(late, self.words))
         return self.children[-1]
 
@@ -104,6 +108,16 @@ async def test_later_ones_that_cannot_start_are_tried_again_and_ever_later(
     keeper.slot.end(signal.SIGKILL)
     await keeper.keeping
     assert keeper.waits == [1, 2, 3, 4, 0]
+
+
+async def test_a_system_that_starts_no_process_is_asked_again(keeper: Keeper) -> None:
+    first = await keeper.child(1)
+    keeper.fails = 2
+    first.code.set_result(-9)
+    await keeper.child(2)
+    keeper.slot.end(signal.SIGTERM)
+    await keeper.keeping
+    assert keeper.waits == [1, 2, 3]
 
 
 async def test_the_end_does_not_wait_for_a_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
