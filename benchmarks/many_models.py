@@ -75,7 +75,7 @@ def start(repository: Path, count: int, arguments: argparse.Namespace) -> Start:
 
 
 def p50_ms(load: Load, seconds: float) -> float:
-    h2load.run(load, seconds=seconds * figures.WARM_UP)
+    h2load.run(load, seconds=figures.warm_up_seconds(seconds))
     return float(np.median(h2load.run(load, seconds=seconds).latencies)) * 1e3
 
 

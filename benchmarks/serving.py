@@ -15,6 +15,7 @@ to one worker; so are the others in that table.
 """
 
 import argparse
+from dataclasses import replace
 
 from rich.progress import Progress
 from serving_tools import report
@@ -89,14 +90,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--connections", type=report.count, default=1, help="that callers are spread over, where they can (default: 1)"
     )
+    parser.add_argument(
+        "--callers", type=report.count, action="append", help="calls under way; repeatable (default: the question's)"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.questions) - set(QUESTIONS):
         parser.error(f"no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     return arguments
 
 
+def asked(name: str, arguments: argparse.Namespace) -> Question:
+    return replace(QUESTIONS[name], callers=arguments.callers) if arguments.callers else QUESTIONS[name]
+
+
 def answer(name: str, arguments: argparse.Namespace, bar: Progress) -> Cells:
-    question = QUESTIONS[name]
+    question = asked(name, arguments)
     with remotes(question.model, question.servers, arguments.server_flag) as servers:
         task = bar.add_task(name, total=question.turns(len(servers), arguments.rounds))
         return ask(

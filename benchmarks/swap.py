@@ -14,6 +14,7 @@ is held to its answer's size, so one that is refused, or lost with the old versi
 
 import argparse
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,9 @@ def swap(repository: Path, address: str, version: int) -> None:
 
 
 def prepare_elsewhere(source: Path) -> None:
-    models.folded(SMALL, source)
+    """What the server has done for a new version, with nobody waiting for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        models.run_module("normserve_models.prepare", str(source), f"{folder}/folded")
 
 
 def watch(load: Load, rate: float, change: Callable[[], object], seconds: float) -> Windows:

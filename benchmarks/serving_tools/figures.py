@@ -16,6 +16,7 @@ from serving_tools.h2load import Answers, Load
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 WARM_UP = 0.25  # length of the first turns, whose figures are dropped, in turns
+LEAST_WARM_UP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,16 @@ def alternate(
     figures: dict[str, list[Figure]] = {name: [] for name in subjects}
     for round_ in range(rounds + 1):
         for name in subjects if round_ % 2 else reversed(list(subjects)):
-            figure = subjects[name](seconds if round_ else seconds * WARM_UP)
+            figure = subjects[name](seconds if round_ else warm_up_seconds(seconds))
             if round_:
                 figures[name].append(figure)
             advance()
     return figures
+
+
+def warm_up_seconds(seconds: float) -> float:
+    """Length of a turn that warms up, for turns of that length."""
+    return max(seconds * WARM_UP, LEAST_WARM_UP_SECONDS)
 
 
 def remote(load: Load, pid: int) -> Turn:

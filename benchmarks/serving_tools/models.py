@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,9 +62,10 @@ def build(model: Model, repository: Path) -> Path:
     return path
 
 
-def folded(model: Model, source: Path) -> Path:
+@cache
+def folded(name: str, source: Path) -> Path:
     """Folds a model's file as the server does; returns the file that is really run."""
-    target = OUT / "folded" / model.name
+    target = OUT / "folded" / name
     shutil.rmtree(target, ignore_errors=True)  # it may be of an older fold
     run_module("normserve_models.prepare", str(source), str(target))
     return target / "model.onnx"

@@ -71,7 +71,7 @@ def remotes(
         }
         size = len(call(next(iter(ours.values())).address, INFER, model.request()))
         echo = stack.enter_context(other_server("echo", free_address(), size))
-        bare = stack.enter_context(other_server("bare", free_address(), models.folded(model, source), model.threads))
+        bare = stack.enter_context(other_server("bare", free_address(), models.folded(model.name, source), model.threads))
         bare_size = len(call(bare.address, PATH, model.request()))
         yield {
             ECHO: Remote(echo, PATH, body, size),

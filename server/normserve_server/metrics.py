@@ -8,6 +8,7 @@ With several worker processes each writes its own files, which the supervisor ad
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -158,8 +159,10 @@ class Metrics:
         """Ends the series of a version that is gone, so that versions that come and go do not add up."""
         by_request = (self.requests, self.request_seconds, self.phase_seconds, self.request_bytes, self.response_bytes)
         by_version = (self.batch_size, self.model_ready, self.load_seconds, self.batch_norms, self.fold_error, self.provider)
-        for metric in (*by_request, *by_version):
-            metric.remove_by_labels({"model": model, "version": version})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Removal of labels")  # a worker's file keeps them; who reads it leaves them out
+            for metric in (*by_request, *by_version):
+                metric.remove_by_labels({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
 
 

@@ -36,6 +36,7 @@ class Tally:
 
     sent: int = 0
     codes: list[grpc.StatusCode] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def answered(self) -> int:
@@ -46,6 +47,7 @@ class Tally:
         assert len(self.codes) == self.sent
         assert self.codes[: self.answered] == [grpc.StatusCode.OK] * self.answered
         assert self.codes[self.answered] == grpc.StatusCode.UNAVAILABLE
+        assert self.texts[0] == "the server is draining"
 
 
 def infer(stub: GRPCInferenceServiceStub, *, wait: bool = False) -> pb.ModelInferResponse:
@@ -65,6 +67,7 @@ def hammer(address: str, tally: Tally, stop: threading.Event, wait: bool) -> Non
                 tally.codes.append(grpc.StatusCode.OK)
             except grpc.RpcError as error:
                 tally.codes.append(error.code())
+                tally.texts.append(error.details())
                 time.sleep(0.01)
 
 
@@ -191,7 +194,8 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) 
     assert len(failed) <= 3 * CLIENTS  # what the dead worker was at, and who came back to it before its port was closed
     assert sum(tally.answered for tally in load.tallies) + len(failed) == sum(tally.sent for tally in load.tallies)
     assert victim not in children(server.process.pid)
-    assert len(children(server.process.pid)) == 2
+    workers = children(server.process.pid)
+    assert len(workers) == len(ok_by_worker(folder_of(workers[0]))) == 2  # the new one goes on where the old one has stopped
 
 
 def test_the_service_stays_ready_while_a_worker_is_replaced(server: RunningServer) -> None:

@@ -1,8 +1,12 @@
 """What is recorded, and that nothing is where nothing is to be."""
 
+import grpc
 from normserve_server import metrics
+from normserve_server.calls import Call
 from normserve_server.metrics import Metrics
+from normserve_server.recording import Answered, Recorder
 from normserve_server.state import State
+from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry, generate_latest
 
 
@@ -21,6 +25,14 @@ def test_off_means_that_nothing_is_recorded() -> None:
     write(Metrics(registry, recording=False))
     values = {sample.value for family in registry.collect() for sample in family.samples}
     assert values <= {0.0}
+
+
+async def test_calls_are_not_recorded_either() -> None:
+    registry = CollectorRegistry()
+    recorder = Recorder(Metrics(registry, recording=False), Traces())
+    recorder.note(Answered(Call("ModelInfer", model="m"), grpc.StatusCode.OK, 0.1, 5, 5))
+    recorder.flush()
+    assert {sample.value for family in registry.collect() for sample in family.samples} <= {0.0}
 
 
 def test_on_means_that_it_is() -> None:

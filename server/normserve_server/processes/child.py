@@ -26,12 +26,14 @@ class Child:
 
     Attributes:
         slot: its number.
+        met: whether its private socket has answered; before, a signal may find it as Python starts it.
         opened: when it began to take calls, by `now`; None before.
     """
 
     def __init__(self, place: Place, process: asyncio.subprocess.Process) -> None:
         self.slot = place.slot
         self.place = place
+        self.met = False
         self.opened: float | None = None
         self._process = process
         self._channel = grpc.aio.insecure_channel(place.private, options=CHANNEL_OPTIONS)
@@ -44,6 +46,7 @@ class Child:
     async def reached(self) -> None:
         """Waits until its private socket answers, which is when it listens on the public port, if it is not late."""
         await self._call("State", wait=True)
+        self.met = True
 
     async def loaded(self) -> None:
         """Waits until it has loaded what is served from the start, or failed to."""

@@ -39,7 +39,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # or a new worker would inherit the back-off of the one before
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # of an attempt, which a busy machine may draw out
     ("grpc.max_reconnect_backoff_ms", 200),
 )
 

@@ -62,7 +62,7 @@ class Slot:
         while True:
             child, code = await self._one()
             if self._stop.is_set():
-                return code
+                return 0 if code == -signal.SIGTERM and child and not child.met else code
             if code in CANNOT_START and not self.served:
                 raise StartError(_last_words(child, code))
             young = child is None or child.opened is None or now() - child.opened < YOUNG_SECONDS

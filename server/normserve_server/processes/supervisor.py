@@ -30,7 +30,6 @@ from normserve_server.settings import Settings
 from normserve_server.state import State, ready_models, together
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ENDED_WELL = (0, -signal.SIGTERM)  # the signal's own way is that of a worker which has not set up another yet
 
 _log = structlog.get_logger(__name__)
 
@@ -83,7 +82,7 @@ class Supervisor:
             await self._control.stop()
             await self._site.stop()
         _log.info("stopped")
-        return all(code in ENDED_WELL for code in codes)
+        return not any(codes)
 
     async def _drain(self, keeping: "list[asyncio.Task[int]]", hurry: asyncio.Event) -> list[int]:
         """Ends all workers and gives their exit codes; raises what one of them could not start for."""

@@ -1,6 +1,7 @@
 """Calls that concern all workers: real doors, sockets and messages, with the workers in one process."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,21 @@ class Servicer:
         self.refuses: Exception | None = None
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
+        self.slow = False
+        self.cancelled = False
 
     async def RepositoryModelLoad(self, request: Any, call: Call) -> Any:  # noqa: N802
         call.model = request.model_name
-        await self.may_go_on.wait()
+        try:
+            await self.may_go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
         if self.refuses is not None:
             raise self.refuses
-        self.loaded.append(request.model_name)
+        if self.slow:
+            await asyncio.sleep(random.uniform(0, 0.01))
+        self.loaded.append(request.model_name + request.repository_name)
         return pb.RepositoryModelLoadResponse()
 
     async def ModelStatistics(self, request: Any, _call: Call) -> Any:  # noqa: N802
@@ -76,8 +85,8 @@ class Worker:
         await self.public.stop(None)
         await self.side.stop()
 
-    async def load(self, model: str) -> None:
-        request = pb.RepositoryModelLoadRequest(model_name=model)
+    async def load(self, model: str, repository: str = "") -> None:
+        request = pb.RepositoryModelLoadRequest(model_name=model, repository_name=repository)
         await self.raw("RepositoryModelLoad", request.SerializeToString())
 
     async def raw(self, method: str, data: bytes = b"") -> bytes:
@@ -145,10 +154,13 @@ async def test_who_comes_while_a_change_is_made_does_not_miss_it(service: Servic
 
 async def test_changes_of_one_model_are_in_the_same_order_everywhere(service: Service) -> None:
     await service.control.admit(service.second.child)
-    models = [f"m{i % 3}" for i in range(30)]
-    await asyncio.gather(*((service.first, service.second)[i % 2].load(model) for i, model in enumerate(models)))
-    for name in set(models):
-        assert service.first.servicer.loaded.count(name) == service.second.servicer.loaded.count(name) == 10
+    service.second.servicer.slow = True
+    workers = (service.first, service.second)
+    await asyncio.gather(*(workers[i % 2].load(f"m{i % 3}", str(i)) for i in range(30)))
+    for model in ("m0", "m1", "m2"):
+        orders = [[name for name in worker.servicer.loaded if name.startswith(model)] for worker in workers]
+        assert orders[0] == orders[1]
+        assert len(orders[0]) == 10
     assert len({change.subject for change in service.control._journal.changes}) == len(service.control._journal.changes) == 3
 
 
@@ -190,6 +202,8 @@ async def test_a_caller_who_leaves_does_not_leave_a_change_half_made(service: Se
     await until(lambda: service.first.servicer.loaded)
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
+    with pytest.raises(TimeoutError):
+        await until(lambda: service.second.servicer.cancelled, 0.3)
     service.second.servicer.may_go_on.set()
     await until(lambda: service.second.servicer.loaded)
     assert service.second.servicer.loaded == ["a"]
@@ -205,7 +219,7 @@ async def test_statistics_are_added_up_and_others_answer_where_they_are(service:
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+async def until(condition: Any, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - gRPC is in between
             await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ class FakeChild:
     def __init__(self, late: bool, words: Path) -> None:
         self.slot, self.pid, self.late = 0, 1, late
         self.place = SimpleNamespace(last_words=words)
+        self.met = True
         self.opened: float | None = None
         self.signals: list[signal.Signals] = []
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -118,6 +119,12 @@ async def test_a_system_that_starts_no_process_is_asked_again(keeper: Keeper) ->
     keeper.slot.end(signal.SIGTERM)
     await keeper.keeping
     assert keeper.waits == [1, 2, 3]
+
+
+async def test_a_worker_that_is_stopped_before_it_was_met_has_ended_well(keeper: Keeper) -> None:
+    (await keeper.child(1)).met = False
+    keeper.slot.end(signal.SIGTERM)
+    assert await keeper.keeping == 0
 
 
 async def test_the_end_does_not_wait_for_a_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
