@@ -50,6 +50,17 @@ for turn in range(3):
     y = shm.get_contents_as_numpy(memory, np.float32, x.shape, x.nbytes)
     assert np.array_equal(y, (x + turn) * 2)
 
+answers = []
+shm.set_shared_memory_region(memory, [x + 9])
+client.start_stream(callback=lambda result, error: answers.append((result, error)))
+client.async_stream_infer("double", [tensor], outputs=[output])
+client.stop_stream()
+((result, error),) = answers
+assert error is None, error
+y = shm.get_contents_as_numpy(memory, np.float32, x.shape, x.nbytes)
+assert np.array_equal(y, (x + 9) * 2)
+
+shm.set_shared_memory_region(memory, [x + 2])
 classes = triton.InferRequestedOutput("y", class_count=3)
 result = client.infer("double", [tensor], outputs=[classes])
 assert result.as_numpy("y").tolist()[1] == [b"40002.000000:9999", b"40000.000000:9998", b"39998.000000:9997"]
