@@ -41,8 +41,8 @@ def digits_server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningS
 def memory_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of small models that take large tensors.
 
-    `double` gives x + x, `gather` the values 0 to 3 that x has the indices of, and `nonzero`, which has no batch axis, the
-    indices of what is not zero.
+    `double` gives x + x and has labels for its first two classes, `gather` the values 0 to 3 that x has the indices of, and
+    `nonzero`, which has no batch axis, the indices of what is not zero.
     """
     repository = tmp_path_factory.mktemp("memory")
     wide = ["batch", "width"]
@@ -50,6 +50,10 @@ def memory_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _save(
         repository / "double", helper.make_node("Add", ["x", "x"], ["y"]), (TensorProto.FLOAT, wide), (TensorProto.FLOAT, wide)
     )
+    (repository / "double" / "config.pbtxt").write_text(
+        'max_batch_size: 64 output { name: "y" data_type: TYPE_FP32 dims: [-1] label_filename: "labels.txt" }'
+    )
+    (repository / "double" / "labels.txt").write_text("cat\ndog\n")
     gather = helper.make_node("Gather", ["table", "x"], ["y"])
     _save(repository / "gather", gather, (TensorProto.INT64, wide), (TensorProto.FLOAT, wide), table)
     nonzero = helper.make_node("NonZero", ["x"], ["y"])
