@@ -130,6 +130,11 @@ def added(empty: Start, start: Start, name: str) -> float:
     return float(getattr(start, name) - getattr(empty, name))
 
 
+def known(start: Start) -> dict[str, float]:
+    """What was measured; JSON has no NaN."""
+    return {name: value for name, value in asdict(start).items() if not math.isnan(value)}
+
+
 def middle(starts: list[Start], name: str) -> float:
     return statistics.median(float(getattr(start, name)) for start in starts)
 
@@ -155,7 +160,7 @@ def main() -> None:
     sheet(seen).show(markdown=arguments.markdown)
     ratios(seen, *arguments.models[-2:]).show(markdown=arguments.markdown)
     if arguments.json:
-        report.write_json(arguments.json, {count: [asdict(start) for start in starts] for count, starts in seen.items()})
+        report.write_json(arguments.json, {count: [known(start) for start in starts] for count, starts in seen.items()})
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ QUESTIONS = {
         (16,),
         [Comparison("rate", SERVER, BEST, {16: 0.97})],
         batch_sizes=(1, 2, 4, 8, 16),
-        stretch=3,
+        stretch=4,
     ),
     "small": Question(
         "a small network, 12 KB in and out",

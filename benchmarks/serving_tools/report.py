@@ -93,7 +93,7 @@ def write_json(path: Path, figures: Any) -> None:
     """Writes figures and what they were measured on."""
     packages = {name: version(name) for name in ("grpcio", "numpy", "uvloop")}
     machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **packages}
-    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2, allow_nan=False) + "\n")
 
 
 def _processor() -> str:
