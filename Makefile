@@ -7,11 +7,12 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large check format lint types stubs train bench bench-folding up down clean
+.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-rivals \
+	bench-folding up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 # The stamp is newer than what decides the environment, so a second start installs nothing.
 .venv/.installed: pyproject.toml constraints.txt
@@ -54,8 +55,20 @@ stubs: install
 
 check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, tests
 
-bench: install ## our figures beside their floor and ceiling
-	@$(BIN)/python benchmarks/serving.py
+bench: install ## our figures beside their floor and ceiling; options: BENCH="small --markdown"
+	@$(BIN)/python benchmarks/serving.py $(BENCH)
+
+bench-swap: install ## what callers notice of a new version
+	@$(BIN)/python benchmarks/swap.py $(BENCH)
+
+bench-shared-memory: install ## what a large tensor wins by shared memory
+	@$(BIN)/python benchmarks/shared_memory.py $(BENCH)
+
+bench-models: install ## what each further model costs
+	@$(BIN)/python benchmarks/many_models.py $(BENCH)
+
+bench-rivals: install ## MLServer and KServe beside us, in environments of their own
+	@$(BIN)/python benchmarks/rivals.py $(BENCH)
 
 bench-folding: install ## our fold beside other tools, on public architectures
 	@$(INSTALL) --group benchmarks

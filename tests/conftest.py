@@ -1,4 +1,4 @@
-"""What many tests need: the digits network in a repository, and one real server that serves it."""
+"""What many tests need: the digits network in a repository, and real servers."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from normserve.testing import RunningServer, running_server
 from onnx import TensorProto, helper
@@ -33,6 +34,40 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningServer]:
     """A server process that serves the digits network, folded; shared, so tests must leave it as it is."""
     with running_server(digits_repository, arguments=("--cache-dir", str(cache_dir))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memory_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of small models that take large tensors.
+
+    `double` gives x + x, `gather` the values 0 to 3 that x has the indices of, and `nonzero`, which has no batch axis, the
+    indices of what is not zero.
+    """
+    repository = tmp_path_factory.mktemp("memory")
+    wide = ["batch", "width"]
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0.0, 1.0, 2.0, 3.0])
+    _save(
+        repository / "double", helper.make_node("Add", ["x", "x"], ["y"]), (TensorProto.FLOAT, wide), (TensorProto.FLOAT, wide)
+    )
+    gather = helper.make_node("Gather", ["table", "x"], ["y"])
+    _save(repository / "gather", gather, (TensorProto.INT64, wide), (TensorProto.FLOAT, wide), table)
+    nonzero = helper.make_node("NonZero", ["x"], ["y"])
+    _save(repository / "nonzero", nonzero, (TensorProto.FLOAT, ["all"]), (TensorProto.INT64, [1, "found"]))
+    return repository
+
+
+def _save(folder: Path, node: onnx.NodeProto, x: tuple, y: tuple, *constants: onnx.TensorProto) -> None:
+    tensors = [helper.make_tensor_value_info(name, *described) for name, described in (("x", x), ("y", y))]
+    graph = helper.make_graph([node], "test", tensors[:1], tensors[1:], list(constants))
+    (folder / "1").mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "1" / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def memory_server(memory_repository: Path) -> Iterator[RunningServer]:
+    """A server process that allows shared memory; shared, so tests must leave no regions behind."""
+    with running_server(memory_repository, arguments=("--no-fold", "--allow-shared-memory")) as server:
         yield server
 
 

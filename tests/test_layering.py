@@ -22,6 +22,7 @@ FORBIDDEN = {
     "normserve_server.session": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.repository": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.app": {"onnx", "onnx_ir", "normserve", "normserve_models"},
+    "normserve_server.processes.supervisor": HEAVY | {"normserve", "normserve_models"},
     "normserve_server.settings": HEAVY | {"normserve", "normserve_models", "grpc"},
 }
 

@@ -6,6 +6,7 @@ from normserve.aio import AsyncClient
 from normserve.client import Client
 from normserve.errors import (
     AccessError,
+    AlreadyExistsError,
     CallCancelledError,
     DeadlineExceededError,
     InternalError,
@@ -26,11 +27,13 @@ from normserve.results import (
     StreamAnswer,
     TensorMetadata,
 )
+from normserve.shared_memory import SharedMemoryWarning
 
 __version__ = _version("normserve")
 
 __all__ = [
     "AccessError",
+    "AlreadyExistsError",
     "AsyncClient",
     "CallCancelledError",
     "Client",
@@ -46,6 +49,7 @@ __all__ = [
     "NotFoundError",
     "ResourceExhaustedError",
     "ServerMetadata",
+    "SharedMemoryWarning",
     "StreamAnswer",
     "TensorMetadata",
     "UnavailableError",

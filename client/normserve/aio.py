@@ -2,6 +2,7 @@
 """The client for coroutines: `Client`'s verbs, awaited."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,9 +16,10 @@ from normserve import channel, requests
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
-from normserve.errors import CallCancelledError, UnavailableError, from_status
+from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
 from normserve.requests import Call, Parameter
 from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
@@ -35,19 +37,26 @@ class AsyncClient(AsyncOperators):
         address: "host:port".
         credentials: TLS, by `grpc.ssl_channel_credentials`; None for plain text.
         options: gRPC channel arguments that win over ours.
+        shared_memory: as `Client` has it.
     """
 
     def __init__(
-        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: ChannelOptions = (),
+        shared_memory: bool = False,
     ) -> None:
         self._closed = False
+        self._shared = SharedMemory() if shared_memory else None
         arguments = channel.options(options)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, arguments)
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, arguments)
         # Without serializers, so that bytes go out and come in as they are.
-        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
 
     async def __aenter__(self) -> Self:
@@ -58,6 +67,8 @@ class AsyncClient(AsyncOperators):
 
     async def close(self) -> None:
         """As `Client.close`."""
+        if self._shared is not None and not self._closed:
+            await self._follow(self._shared.close(), CLOSING_SECONDS)
         self._closed = True
         await self._channel.close()
 
@@ -74,8 +85,10 @@ class AsyncClient(AsyncOperators):
         metadata: Metadata | None = None,
     ) -> dict[str, Array]:
         """As `Client.infer`."""
-        call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
-        return await self._send(call, timeout, metadata)
+        request = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
+        if self._shared is None:
+            return await self._send(request.call(), timeout, metadata)
+        return await self._follow(self._shared.infer(request), timeout, metadata)
 
     async def infer_stream(
         self,
@@ -135,6 +148,24 @@ class AsyncClient(AsyncOperators):
     async def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
         """As `Client.models`."""
         return await self._send(requests.repository_index(only_ready=only_ready), timeout)
+
+    async def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
+        """Makes one call after another, all within `timeout`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self._send(call, None if end is None else end - time.monotonic(), metadata)
+                except NormserveError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()  # at once, where the caller gives up
 
     async def load_model(
         self,

@@ -1,5 +1,6 @@
 """The client for threads."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,10 +11,11 @@ from normserve_proto.tensors import Array
 
 from normserve import channel, requests
 from normserve.channel import ChannelOptions
-from normserve.errors import CallCancelledError, UnavailableError, from_status
+from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
 from normserve.operators import Operators
 from normserve.requests import Call, Parameter
 from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
@@ -35,19 +37,27 @@ class Client(Operators):
         address: "host:port".
         credentials: TLS, by `grpc.ssl_channel_credentials`; None for plain text.
         options: gRPC channel arguments that win over ours, such as `[("grpc.enable_retries", 0)]`.
+        shared_memory: pass big tensors of `infer` in this machine's shared memory, where the server is on it and allows that;
+            where not, a SharedMemoryWarning says so once, and tensors go through the connection.
     """
 
     def __init__(
-        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions = ()
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: ChannelOptions = (),
+        shared_memory: bool = False,
     ) -> None:
         self._closed = False
+        self._shared = SharedMemory() if shared_memory else None
         arguments = channel.options(options)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, arguments)
         else:
             self._channel = grpc.secure_channel(address, credentials, arguments)
         # Without serializers, so that bytes go out and come in as they are.
-        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.METHODS}
+        self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
 
     def __enter__(self) -> Self:
@@ -58,6 +68,8 @@ class Client(Operators):
 
     def close(self) -> None:
         """Closes the connection and cancels the calls that still wait; after it every verb raises CallCancelledError."""
+        if self._shared is not None and not self._closed:
+            self._follow(self._shared.close(), CLOSING_SECONDS)
         self._closed = True
         self._channel.close()
 
@@ -93,8 +105,10 @@ class Client(Operators):
             InvalidArgumentError: the inputs are not what the model wants, or a dtype has no name on the wire.
             NormserveError: the call was not answered.
         """
-        call = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
-        return self._send(call, timeout, metadata)
+        request = requests.infer(model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters)
+        if self._shared is None:
+            return self._send(request.call(), timeout, metadata)
+        return self._follow(self._shared.infer(request), timeout, metadata)
 
     def infer_stream(
         self,
@@ -238,6 +252,24 @@ class Client(Operators):
             NormserveError: the call was not answered.
         """
         return self._send(requests.repository_index(only_ready=only_ready), timeout)
+
+    def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
+        """Makes one call after another, all within `timeout`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = self._send(call, None if end is None else end - time.monotonic(), metadata)
+                except NormserveError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()  # at once, where the caller gives up
 
     def load_model(
         self,

@@ -31,6 +31,12 @@ class NotFoundError(NormserveError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class AlreadyExistsError(NormserveError):
+    """The name is taken."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
 class UnavailableError(NormserveError):
     """Nobody answers at the address, the version is loading or unloading, or the server is draining."""
 
@@ -79,7 +85,7 @@ ERRORS: dict[grpc.StatusCode, type[NormserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.ALREADY_EXISTS: NormserveError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
     grpc.StatusCode.PERMISSION_DENIED: AccessError,
     grpc.StatusCode.UNAUTHENTICATED: AccessError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,

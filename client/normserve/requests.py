@@ -44,6 +44,8 @@ REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+REGISTER = _SERVICE + "SystemSharedMemoryRegister"
+UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
 
 METHODS = (
     SERVER_LIVE,
@@ -59,6 +61,9 @@ METHODS = (
     REPOSITORY_UNLOAD,
     NORMALIZE,
 )
+# Not sent again by themselves: they would fail for having worked.
+ONCE = (REGISTER, UNREGISTER)
+ALL_METHODS = (*METHODS, *ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Call(Generic[T]):
     """One unary call, before it is sent.
 
     Attributes:
-        method: the path, one of `METHODS`.
+        method: the path, one of `ALL_METHODS`.
         request: the serialized request.
         parse: reads the serialized response.
     """
@@ -87,6 +92,23 @@ class Call(Generic[T]):
             raise InternalError(f"the server's answer cannot be read: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A ModelInfer request, before it is decided how its tensors travel.
+
+    Attributes:
+        message: the request, without its tensors' bytes.
+        raw: the bytes of each input.
+    """
+
+    message: pb.ModelInferRequest
+    raw: Sequence[tensors.Buffer]
+
+    def call(self) -> Call[dict[str, Array]]:
+        """Gives the call with all tensors in the message."""
+        return Call(MODEL_INFER, joined(self.message, self.raw), _read_infer)
+
+
 def infer(
     model: str,
     inputs: Mapping[str, Array],
@@ -95,8 +117,12 @@ def infer(
     outputs: Iterable[str] | None = None,
     request_id: str = "",
     parameters: Mapping[str, Parameter] | None = None,
-) -> Call[dict[str, Array]]:
-    """Runs a model; see `Client.infer`."""
+) -> Inference:
+    """Runs a model; see `Client.infer`.
+
+    Raises:
+        InvalidArgumentError: a dtype has no name on the wire, or a parameter cannot travel.
+    """
     arrays = {name: np.asarray(array) for name, array in inputs.items()}
     raw = [encode_input(name, array) for name, array in arrays.items()]
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
@@ -106,7 +132,12 @@ def infer(
         request.outputs.add(name=name)
     for key, value in (parameters or {}).items():
         request.parameters[key].CopyFrom(_parameter(key, value))
-    return Call(MODEL_INFER, wire.join(request.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw), _read_infer)
+    return Inference(request, raw)
+
+
+def joined(message: pb.ModelInferRequest, raw: Sequence[tensors.Buffer]) -> bytes:
+    """Serializes a request with its inputs' bytes."""
+    return wire.join(message.SerializeToString(), wire.RAW_INPUT_CONTENTS, raw)
 
 
 def server_live() -> Call[bool]:
@@ -170,6 +201,18 @@ def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     return Call(REPOSITORY_INDEX, request, _read_repository_index)
 
 
+def register(name: str, key: str, byte_size: int) -> Call[None]:
+    """Registers all of a shared memory object as a region."""
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size).SerializeToString()
+    return Call(REGISTER, request, _read_nothing)
+
+
+def unregister(name: str) -> Call[None]:
+    """Makes the server forget a region."""
+    request = pb.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
+    return Call(UNREGISTER, request, _read_nothing)
+
+
 def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
     """Asks for a model to be loaded; see `Client.load_model`."""
     request = pb.RepositoryModelLoadRequest(model_name=model)
@@ -216,16 +259,26 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
 
 
 def _read_nothing(_data: bytes) -> None:
-    """Both answers are empty messages."""
+    """These answers are empty messages."""
 
 
 def _read_infer(data: bytes) -> dict[str, Array]:
-    head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
-    return _decoded(pb.ModelInferResponse.FromString(head), raw)
+    return _decoded(*split_answer(data))
 
 
 def _decoded(response: pb.ModelInferResponse, raw: Sequence[tensors.Buffer] | None) -> dict[str, Array]:
     return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
+
+
+def split_answer(data: bytes) -> tuple[pb.ModelInferResponse, Sequence[tensors.Buffer]]:
+    """Separates an answer's message and the bytes of its outputs, which are views of `data`.
+
+    Raises:
+        DecodeError: it is not a ModelInferResponse.
+    """
+    head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
+    response = pb.ModelInferResponse.FromString(head)
+    return response, response.raw_output_contents if raw is None else raw
 
 
 def _read_model_metadata(data: bytes) -> ModelMetadata:

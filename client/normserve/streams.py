@@ -1,11 +1,10 @@
 """What both clients send on a stream: requests that are made as gRPC asks for them."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from normserve_proto.tensors import Array
 
-from normserve.requests import Call
+from normserve.requests import Inference
 
 Inputs = Mapping[str, Array]
 
@@ -17,10 +16,10 @@ class Outgoing:
     one fails with ends the requests, and is kept until the answers to those before it have come.
 
     Args:
-        make: gives the call for one request's inputs.
+        make: gives the request for its inputs.
     """
 
-    def __init__(self, make: Callable[[Inputs], Call[Any]]) -> None:
+    def __init__(self, make: Callable[[Inputs], Inference]) -> None:
         self._make = make
         self._error: Exception | None = None
 
@@ -28,7 +27,7 @@ class Outgoing:
         """Gives the request bytes for each of the inputs."""
         try:
             for arrays in inputs:
-                yield self._make(arrays).request
+                yield self._make(arrays).call().request
         except Exception as error:  # noqa: BLE001 - whatever the caller's own iterator fails with
             self._error = error
 
@@ -40,7 +39,7 @@ class Outgoing:
             return
         try:
             async for arrays in inputs:
-                yield self._make(arrays).request
+                yield self._make(arrays).call().request
         except Exception as error:  # noqa: BLE001 - as above
             self._error = error
 

@@ -6,7 +6,9 @@ import sys
 
 import structlog
 
-from normserve_server import logs, settings
+from normserve_server import logs, machine, settings
+from normserve_server.loop import new_event_loop
+from normserve_server.ports import StartError
 
 _log = structlog.get_logger(__name__)
 
@@ -18,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line behind the program's name; the process's own if None.
 
     Returns:
-        0 after a drain, 1 where the service cannot start, 2 for a wrong setting, 130 for a second Ctrl-C.
+        0 after a drain, 1 where the service cannot start or a worker did not end well, 2 for a wrong setting, 130 for a
+        second Ctrl-C.
     """
     try:
         chosen = settings.read(sys.argv[1:] if arguments is None else arguments)
@@ -28,25 +31,28 @@ def main(arguments: list[str] | None = None) -> int:
     for name in settings.unknown_variables(os.environ):
         _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
-    from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
-
+    machine.raise_open_files()
     try:
-        with asyncio.Runner(loop_factory=_event_loop) as runner:
-            runner.run(app.serve(chosen, levels))
-    except app.StartError as error:
+        return _supervise(chosen) if chosen.workers > 1 else _serve(chosen, levels)
+    except StartError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:  # the second one: somebody does not want to wait for the drain
         return 130
+
+
+def _serve(chosen: settings.Settings, levels: logs.Levels) -> int:
+    from normserve_server import app  # noqa: PLC0415 - onnxruntime and torch are not needed to say that a setting is wrong
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(app.serve(chosen, levels))
     return 0
 
 
-def _event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415 - there is none for Windows
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+def _supervise(chosen: settings.Settings) -> int:
+    from normserve_server.processes import supervisor  # noqa: PLC0415 - likewise for gRPC
+
+    with asyncio.Runner() as runner:
+        return runner.run(supervisor.serve(chosen))
 
 
 def _fail(text: str, code: int) -> int:

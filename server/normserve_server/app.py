@@ -3,6 +3,8 @@
 Stopping, in order: health says NOT_SERVING; new calls are refused with UNAVAILABLE while what was accepted is finished; gRPC
 closes; models are unloaded; HTTP, which Prometheus may still be reading, goes last. gRPC is not closed first, because it would
 answer the calls that it has read but not handed over with CANCELLED, which no client tries again.
+
+As one of several workers (see `processes`) it shares the gRPC port and has a private socket for the supervisor instead of HTTP.
 """
 
 import asyncio
@@ -11,8 +13,7 @@ import gc
 import importlib.metadata
 import os
 import signal
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 import structlog
@@ -20,16 +21,15 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from normserve_proto import normalization_pb2, open_inference_pb2
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from prometheus_client import CollectorRegistry
 
-from normserve_server import devices, operators, preparation
+from normserve_server import devices, memory, operators, preparation
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
 from normserve_server.errors import CODES
 from normserve_server.health import Health
-from normserve_server.http.site import Site
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
 from normserve_server.introspection import IntrospectionServicer
@@ -39,10 +39,18 @@ from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
 from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
+from normserve_server.ports import StartError, joined
+from normserve_server.processes.place import Place
+from normserve_server.processes.private import Private
+from normserve_server.recording import Recorder
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
 from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.shared_memory_service import SharedMemoryServicer
+from normserve_server.side import Alone, Side
+from normserve_server.state import State
 from normserve_server.stream_inference import StreamInferenceServicer
 from normserve_server.tracing import Traces
 from normserve_server.workers import Worker
@@ -53,12 +61,20 @@ INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
-EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics", "trace", "logging")  # by Triton's names
+EXTENSIONS = (  # by Triton's names
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "trace",
+    "logging",
+)
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
     ("grpc.max_send_message_length", -1),
-    ("grpc.so_reuseport", 0),  # or a second server would silently share the port
     # Admission refuses what is too much, and says when to come back; gRPC itself would cancel calls, which nobody tries again.
     ("grpc.server.max_pending_requests", INT32_MAX),
     ("grpc.server.max_pending_requests_hard_limit", INT32_MAX),
@@ -69,60 +85,62 @@ OPTIONS = (
 _log = structlog.get_logger(__name__)
 
 
-class StartError(Exception):
-    """The service cannot start; the text says why."""
-
-
 class App:
     """The service.
 
     Args:
         settings: all of its settings.
         levels: what is logged, which callers may change.
+        place: where it stands among several workers; None where it is alone.
 
     Raises:
         StartError: the device or the repository is not there.
     """
 
-    def __init__(self, settings: Settings, levels: Levels) -> None:
+    def __init__(self, settings: Settings, levels: Levels, place: Place | None = None) -> None:
         _check_repository(settings)
+        memory.keep_freed()
         version = importlib.metadata.version("normserve")
         self._settings = settings
         self._levels = levels
         self._admission = Admission(settings.max_admitted_bytes)
-        self._metrics = Metrics(_registry(), version)
-        self._metrics.in_flight.set_function(lambda: self._admission.calls)
-        self._metrics.in_flight_bytes.set_function(lambda: self._admission.bytes)
+        self._metrics = Metrics(CollectorRegistry(), recording=settings.metrics)
+        self._side: Side = Private(place) if place else Alone(settings, self._metrics.registry, version)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(self._metrics)
-        self._control = ModelControl(settings, self._repository, Lifecycle(self._repository, loader, self._metrics))
+        self._traces = Traces()
+        self._recorder = Recorder(self._metrics, self._traces)
+        lifecycle = Lifecycle(self._repository, loader, self._metrics, self._recorder.flush)
+        self._control = ModelControl(settings, self._repository, lifecycle)
         self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
         self._grpc = self._grpc_server(version)
-        self._http = Site(self._metrics.registry, self._repository.states, lambda: self._open and self._repository.ready)
         self._open = False
 
     async def start(self) -> None:
-        """Listens, then loads every model; meanwhile the service is live and not ready.
+        """Listens, then loads every model; meanwhile the service is live and not ready. A late worker loads before it listens.
 
         Raises:
             StartError: a port is in use, or the address is not this machine's.
         """
-        grpc_port = self._listen()
-        http_port = await self._listen_http()
+        late = self._side.late
+        port = 0 if late else self._listen()
+        addresses = await self._side.start(self._state)
         await self._health.publish()
         self._background.spawn(self._health.follow())
-        await self._grpc.start()
-        host = self._settings.host
-        _log.info("listening", grpc=_joined(host, grpc_port), http=f"http://{_joined(host, http_port)}")
+        if not late:
+            await self._accept(port, addresses)
         await asyncio.gather(self._control.start(), self._normalizer.call(operators.warm_up))
         _settle_memory()
         self._open = True
         (_log.info if self._repository.ready else _log.error)("ready" if self._repository.ready else "not every model serves")
         self._background.spawn(self._control.watch())
         self._background.spawn(self._canary.watch())
+        await self._side.loaded()
+        if late:
+            await self._accept(self._listen(), addresses)
 
     async def drain(self) -> None:
         """Takes the service down; every call that was accepted is answered."""
@@ -140,19 +158,23 @@ class App:
         await self._grpc.stop(LAST_CALLS_SECONDS)
         await self._control.close()
         await self._normalizer.close()
-        await self._http.stop()
+        self._recorder.flush()
+        await self._side.stop()
         _log.info("stopped")
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
-        server = grpc.aio.server(options=(*OPTIONS, *_keepalive(self._settings.keepalive_seconds)))
-        traces = Traces()
-        door = Door(self._metrics, self._admission, traces, CODES[self._settings.error_codes])
-        inference = InferenceServicer(self._repository, version, EXTENSIONS)
+        # One that is alone must say 0, or a second server would silently share its port.
+        options = (*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port)), *_keepalive(self._settings.keepalive_seconds))
+        server = grpc.aio.server(options=options)
+        door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
+        regions = Regions(allowed=self._settings.allow_shared_memory)
+        extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
+        inference = InferenceServicer(self._repository, version, extensions, regions)
         streams = StreamInferenceServicer(inference)
-        introspection = IntrospectionServicer(self._repository)
-        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, traces)
+        introspection = IntrospectionServicer(self._repository, self._recorder.flush)
+        runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
-        servicers = [inference, streams, introspection, runtime_settings, control]
+        servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
@@ -163,33 +185,40 @@ class App:
         reflection.enable_server_reflection(names, server, pool=_reflected())
         return server
 
+    def _state(self) -> State:
+        self._recorder.flush()
+        ready = self._open and self._repository.ready
+        return State(ready, self._repository.states(), self._admission.calls, self._admission.bytes)
+
     def _listen(self) -> int:
-        address = (self._settings.host, self._settings.grpc_port)
-        _check_free("gRPC", *address)
+        host, port = self._settings.host, self._side.grpc_port()
         try:
-            return self._grpc.add_insecure_port(_joined(*address))
+            return self._grpc.add_insecure_port(joined(host, port))
         except RuntimeError as error:
-            raise StartError(f"gRPC port {address[1]} on {address[0]}: {error}") from None
+            raise StartError(f"gRPC port {port} on {host}: {error}") from None
 
-    async def _listen_http(self) -> int:
-        address = (self._settings.host, self._settings.http_port)
-        _check_free("HTTP", *address)
-        return await self._http.start(*address)
+    async def _accept(self, port: int, addresses: Mapping[str, str]) -> None:
+        await self._grpc.start()
+        _log.info("listening", grpc=joined(self._settings.host, port), **addresses)
 
 
-async def serve(settings: Settings, levels: Levels) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+async def serve(settings: Settings, levels: Levels, place: Place | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    A second signal ends the process at once, unless it has a `place`: then it is the supervisor's to end, and may get the first
+    from the supervisor and the second from whoever ends everything on the machine.
 
     Args:
         settings: all of them.
         levels: what is logged.
+        place: where the process stands among several workers; None where it is alone.
 
     Raises:
         StartError: the service cannot start.
     """
     stop = asyncio.Event()
-    app = App(settings, levels)
-    _on_signals(stop.set)
+    app = App(settings, levels, place)
+    _on_signals(stop.set, once=place is None)
     starting = asyncio.create_task(app.start())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,17 +231,17 @@ async def serve(settings: Settings, levels: Levels) -> None:
     await app.drain()
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
+def _on_signals(stop: Callable[[], None], *, once: bool) -> None:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def once() -> None:
-        for number in signals:
+    def came() -> None:
+        for number in signals if once else ():
             loop.remove_signal_handler(number)
         stop()
 
     for number in signals:
-        loop.add_signal_handler(number, once)
+        loop.add_signal_handler(number, came)
 
 
 def _settle_memory() -> None:
@@ -233,13 +262,6 @@ def _keepalive(seconds: float) -> tuple[tuple[str, int], ...]:
     return tuple((name, round(seconds * 1000)) for name in names)
 
 
-def _registry() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-        registry.register(collector)
-    return registry
-
-
 def _device(settings: Settings) -> devices.Device:
     try:
         return devices.choose(settings.device)
@@ -256,24 +278,6 @@ def _check_repository(settings: Settings) -> None:
     for name in set(settings.load_model) - {ALL_MODELS}:
         if not any((folder / name).is_dir() for folder in settings.repository):
             raise StartError(f"load_model: there is no model '{name}' in {', '.join(map(str, settings.repository))}")
-
-
-def _check_free(name: str, host: str, port: int) -> None:
-    """Asks the system before gRPC does, whose own answer is three lines of log and a trace."""
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        raise StartError(f"{name} port {port} on {host}: {_system_words(error)}") from None
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _system_words(error: OSError) -> str:
-    """What the system says; Python adds the address to it, which is there already. Resolvers have negative numbers."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def _reflected() -> descriptor_pool.DescriptorPool:

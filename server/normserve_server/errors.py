@@ -31,7 +31,11 @@ class InvalidRequestError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """No such model, or no such version of it."""
+    """No such model, no such version of it, or no such region of shared memory."""
+
+
+class AlreadyExistsError(ServiceError):
+    """The name is taken."""
 
 
 class UnimplementedError(ServiceError):
@@ -84,6 +88,21 @@ class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
+class RelayedError(ServiceError):
+    """Another process of this service refused the call; its words and its code are passed on.
+
+    Attributes:
+        code: what it said.
+    """
+
+    def __init__(
+        self, message: str, *, code: grpc.StatusCode = grpc.StatusCode.INTERNAL, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
 class LoadError(Exception):
     """A model that cannot be served; the text says why. It becomes the version's reason, and no answer by itself."""
 
@@ -93,6 +112,7 @@ STATUS_CODES: Codes = {
     TensorError: grpc.StatusCode.INVALID_ARGUMENT,
     DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,
@@ -103,6 +123,7 @@ STATUS_CODES: Codes = {
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     QueueTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     InternalError: grpc.StatusCode.INTERNAL,
+    RelayedError: grpc.StatusCode.INTERNAL,  # where it does not say another
 }
 
 # By the setting `error_codes`. Triton says UNAVAILABLE for the two ends of a queue, which its clients may be built upon.
@@ -126,8 +147,11 @@ def status_of(error: BaseException, codes: Codes = STATUS_CODES) -> tuple[grpc.S
         codes: one of the tables in `CODES`.
 
     Returns:
-        The code of the nearest class in `codes`, with the exception's text; INTERNAL with a fixed text for a bug.
+        The code of the nearest class in `codes`, or the one that was relayed, with the exception's text; INTERNAL with a fixed
+        text for a bug.
     """
+    if isinstance(error, RelayedError):
+        return error.code, str(error)
     for kind in type(error).__mro__:
         if kind in codes:
             return codes[kind], str(error)

@@ -1,25 +1,16 @@
 """The Open Inference Protocol's core RPCs, over the repository."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
-from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.interceptors import Codec
-from normserve_server.plans import InferRequest, Plans
+from normserve_server.plans import InferRequest, InferResponse, Plans
+from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.servable import TensorSpec
-
-
-@dataclass(frozen=True, slots=True)
-class InferResponse:
-    """A ModelInfer answer before it is bytes: the serialized message without its raw contents, and what those are made of."""
-
-    head: bytes
-    outputs: Sequence[Array]
 
 
 class InferenceServicer:
@@ -29,16 +20,18 @@ class InferenceServicer:
         repository: the models.
         version: the server's version, for ServerMetadata.
         extensions: what it offers beyond the protocol's core, by Triton's names.
+        regions: the shared memory that requests may name.
     """
 
     codecs: dict[str, Codec]
 
-    def __init__(self, repository: Repository, version: str, extensions: Sequence[str]) -> None:
+    def __init__(self, repository: Repository, version: str, extensions: Sequence[str], regions: Regions) -> None:
         self._repository = repository
-        self._plans = Plans(repository)
+        self._plans = Plans(repository, regions)
         self._version = version
         self._extensions = extensions
-        self.codecs = {"ModelInfer": (parse_request, serialize_response)}
+        self.parse = RequestReader()
+        self.codecs = {"ModelInfer": (self.parse, serialize_response)}
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:  # noqa: N802
         """Whoever reads this answer knows that the server is live."""
@@ -80,13 +73,18 @@ class InferenceServicer:
         planned, work = self._plans.find(request, call)
         call.lap("decode")
         outputs = await planned.version.batcher.submit(work, call)
-        wanted = [outputs[position] for position in planned.plan.outputs]
-        return InferResponse(planned.answer_head(wanted), wanted)
+        return planned.answer(work, outputs)
 
 
-def parse_request(data: bytes) -> InferRequest:
-    """Splits a ModelInferRequest into its head, which is not parsed yet, and its raw contents, as views of `data`."""
-    return InferRequest(*wire.split(data, wire.RAW_INPUT_CONTENTS, small=0))
+class RequestReader:
+    """Splits a ModelInferRequest into its head, which is not parsed yet, and its raw contents, as views of the message."""
+
+    def __init__(self) -> None:
+        self._splitter = wire.Splitter(wire.RAW_INPUT_CONTENTS)
+
+    def __call__(self, data: bytes) -> InferRequest:
+        """Reads a message."""
+        return InferRequest(*self._splitter.split(data))
 
 
 def serialize_response(response: InferResponse) -> bytes:

@@ -134,9 +134,10 @@ class Instance:
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
         """The inputs as they are; a view of a message begins anywhere in it, and kernels want multiples of elements' sizes."""
-        if all(array.flags.aligned for array in work.inputs.values()):
-            return work.inputs
-        return {name: self._copied(name, array) for name, array in work.inputs.items()}
+        inputs = dict(work.inputs)  # once, because what is in shared memory is copied whenever it is looked up
+        if all(array.flags.aligned for array in inputs.values()):
+            return inputs
+        return {name: self._copied(name, array) for name, array in inputs.items()}
 
     def _copied(self, name: str, array: Array) -> Array:
         buffer = self._buffer(name, array.shape, array.dtype)

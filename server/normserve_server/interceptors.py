@@ -15,11 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
 from normserve_server.errors import Codes, DeadlineExceededError
-from normserve_server.metrics import Metrics
+from normserve_server.processes.fan_out import FanOut
+from normserve_server.recording import Answered, Recorder
 from normserve_server.refusals import Refusal, refusal
-from normserve_server.statistics import Statistics
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
-from normserve_server.tracing import Traces
 
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -29,17 +28,17 @@ class Door:
     """Wraps handlers for gRPC.
 
     Args:
-        metrics: where each call is recorded.
         admission: what decides whether a message is taken on.
-        traces: what decides which calls are logged.
+        recorder: where each call is noted.
         codes: the table from exceptions to status codes.
+        fan_out: what answers the calls that concern all processes; None where there is one.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission, traces: Traces, codes: Codes) -> None:
-        self._metrics = metrics
+    def __init__(self, admission: Admission, recorder: Recorder, codes: Codes, fan_out: FanOut | None = None) -> None:
         self._admission = admission
-        self._traces = traces
+        self._recorder = recorder
         self._codes = codes
+        self._fan_out = fan_out
 
     def service(
         self,
@@ -89,7 +88,10 @@ class Door:
     def _wrapped(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Any:
         if isinstance(codec, StreamCodec):
             return self.stream(StreamMethod(method.name, handler, codec))
-        return self.unary(method.name, handler, codec or _protobuf(method))
+        codec = codec or _protobuf(method)
+        if self._fan_out is not None:
+            handler, codec = self._fan_out.replaced(method.name, handler, codec, self._codes)
+        return self.unary(method.name, handler, codec)
 
     async def _admitted(self, handler: Handler, codec: Codec, data: bytes, context: Context, call: Call) -> bytes:
         parse, serialize = codec
@@ -120,28 +122,8 @@ class Door:
             code = refused.code
             return refused
         finally:
-            # Later, so that the answer does not wait for it.
-            asyncio.get_running_loop().call_soon(self._record, call, code, now() - call.started, size, len(response))
+            self._recorder.note(Answered(call, code, now() - call.started, size, len(response)))
         return response
-
-    def _record(self, call: Call, code: grpc.StatusCode, seconds: float, bytes_in: int, bytes_out: int) -> None:
-        series = self._metrics.series(call.model, call.version, call.method)
-        series.count(code.name)
-        series.duration.observe(seconds)
-        series.bytes_in.inc(bytes_in)
-        series.bytes_out.inc(bytes_out)
-        self._metrics.observe(series, call.phases)
-        if call.statistics is not None:
-            _add_up(call.statistics, call, code, seconds)
-        if self._traces.on:
-            self._traces.note(call, code.name, seconds)
-
-
-def _add_up(statistics: Statistics, call: Call, code: grpc.StatusCode, seconds: float) -> None:
-    if code is not grpc.StatusCode.OK:
-        statistics.failed(seconds)
-    elif call.laps is not None:
-        statistics.answered(call.samples, call.phases.get("queue", 0.0), call.laps, seconds)
 
 
 def _protobuf(method: Any) -> Codec:

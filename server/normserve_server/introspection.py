@@ -1,5 +1,7 @@
 """What a loaded model tells of itself besides its metadata: its configuration, and what its requests add up to."""
 
+from collections.abc import Callable
+
 from normserve_proto import open_inference_pb2 as pb
 
 from normserve_server.calls import Call
@@ -14,10 +16,12 @@ class IntrospectionServicer:
 
     Args:
         repository: the models.
+        settle: brings the statistics up to date.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, settle: Callable[[], None]) -> None:
         self._repository = repository
+        self._settle = settle
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:  # noqa: N802
         """How a version is served, completed from its file."""
@@ -29,6 +33,7 @@ class IntrospectionServicer:
         self, request: pb.ModelStatisticsRequest, call: Call
     ) -> pb.ModelStatisticsResponse:
         """What one version's requests add up to, those of a model's versions, or those of all."""
+        self._settle()
         versions = self._wanted(request.name, request.version)
         if request.name:
             call.model = versions[0].model

@@ -6,17 +6,15 @@ what serves as it is. Two models may load at the same time, one model only once.
 """
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 import structlog
 
-from normserve_server import memory, model_config
-from normserve_server.background import Background
+from normserve_server import load_request, model_config
 from normserve_server.calls import now
+from normserve_server.departures import Departures
 from normserve_server.loading import Loader
 from normserve_server.metrics import Metrics
 from normserve_server.model import Model
@@ -24,7 +22,7 @@ from normserve_server.model_config import ModelConfig
 from normserve_server.repository import Repository
 from normserve_server.repository_scan import Source
 from normserve_server.session import LoadError
-from normserve_server.version import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Version
+from normserve_server.version import LOADING, READY, UNAVAILABLE, UNLOADING, Version
 from normserve_server.version_policy import wanted
 
 _log = structlog.get_logger(__name__)
@@ -37,15 +35,15 @@ class Lifecycle:
         repository: where they are listed.
         loader: what turns a version's folder into something that serves.
         metrics: where load times are recorded.
+        settle: records the calls that have been answered.
     """
 
-    def __init__(self, repository: Repository, loader: Loader, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository, loader: Loader, metrics: Metrics, settle: Callable[[], None]) -> None:
         self._repository = repository
         self._loader = loader
         self._metrics = metrics
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._background = Background()
-        self._ends: dict[Version, asyncio.Task[None]] = {}
+        self._departures = Departures(repository, settle)
 
     async def load(self, name: str, source: Source, *, again: bool = False) -> str:
         """Makes a model serve the versions of `source` that its policy wants; what is loaded and has not changed stays.
@@ -62,7 +60,7 @@ class Lifecycle:
             try:
                 return await self._load(model, source, again)
             finally:
-                await asyncio.to_thread(_discard_unused, source, list(model.versions.values()))
+                await asyncio.to_thread(load_request.discard_unused, source, list(model.versions.values()))
 
     async def unload(self, name: str, *, forget: bool = False) -> None:
         """Takes a model out of service, once what it accepted is done.
@@ -74,11 +72,12 @@ class Lifecycle:
         async with self._held(name) as model:
             model.expected = False
             model.tried.clear()
-            await _all(self._leave(version, keep=not forget) for version in list(model.versions.values()))
+            await self._departures.end(model.versions.values(), keep=not forget)
 
     async def unload_all(self) -> None:
         """Takes every version out of service, once what it accepted is done."""
-        await _all([*self._ends.values(), *(self._leave(version, keep=True) for version in self._repository.versions())])
+        await self._departures.end(self._repository.versions(), keep=True)
+        await self._departures.finish()
 
     async def _load(self, model: Model, source: Source, again: bool) -> str:
         config = await _config(source)
@@ -86,11 +85,12 @@ class Lifecycle:
             return self._refuse(model, source, config)
         self._accept(model)
         numbers = wanted(config.message.version_policy, source.versions)
+        if not numbers:
+            return self._refuse(model, source, "its version_policy names no version")
         due = [number for number in numbers if _due(model, source, number, again)]
         reasons = await asyncio.gather(*(self._bring(model, source, number, config) for number in due))
         self._retire(model, numbers, source)
-        failed = [f"version {number}: {reason}" for number, reason in zip(due, reasons, strict=True) if reason]
-        return "; ".join(failed) if numbers else self._refuse(model, source, "its version_policy names no version")
+        return "; ".join(f"version {number}: {reason}" for number, reason in zip(due, reasons, strict=True) if reason)
 
     async def _bring(self, model: Model, source: Source, number: int, config: ModelConfig) -> str:
         """Loads one version beside whatever has its number; gives why it does not serve, or nothing."""
@@ -108,7 +108,7 @@ class Lifecycle:
         self._repository.put(version)
         self._repository.change(version, READY)
         if before is not None:
-            self._leave(before, keep=False)
+            self._departures.begin(before, keep=False)
         return ""
 
     async def _open(self, version: Version, config: ModelConfig) -> str:
@@ -157,31 +157,7 @@ class Lifecycle:
             gone = bool(ready) and number not in source.versions
             if number not in numbers and (complete or gone or version.loaded is None):
                 model.tried.pop(number, None)
-                self._leave(version, keep=False)
-
-    def _leave(self, version: Version, *, keep: bool) -> asyncio.Task[None]:
-        """Takes a version out of service now, and lets it finish in its own time; `keep` goes on listing it."""
-        if version not in self._ends:
-            if version.loaded is not None:
-                self._repository.change(version, UNLOADING)
-            self._ends[version] = self._background.spawn(self._end(version, keep))
-            self._ends[version].add_done_callback(lambda _: self._ends.pop(version))
-        return self._ends[version]
-
-    async def _end(self, version: Version, keep: bool) -> None:
-        await self._close(version)
-        if keep and not version.temporary:
-            self._repository.change(version, UNAVAILABLE, UNLOADED)
-        else:
-            self._repository.drop(version)
-
-    async def _close(self, version: Version) -> None:
-        if version.loaded is not None:
-            await version.batcher.close()
-            await asyncio.to_thread(memory.give_back, [version.release()])
-            _log.info("model unloaded", model=version.model, version=version.number)
-        if version.temporary:
-            await asyncio.to_thread(_discard, version.folder)
+                self._departures.begin(version, keep=False)
 
     @asynccontextmanager
     async def _held(self, name: str) -> AsyncIterator[Model]:
@@ -203,12 +179,6 @@ class Lifecycle:
             self._metrics.batch_norms.labels(*labels, state).set(count)
         for file, error in version.fold_errors.items():
             self._metrics.fold_error.labels(*labels, file).set(error)
-
-
-async def _all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Waits for tasks, which go on where the waiting is cancelled."""
-    if waiting := set(tasks):
-        await asyncio.wait(waiting)
 
 
 async def _config(source: Source) -> ModelConfig | str:
@@ -239,19 +209,3 @@ def _due(model: Model, source: Source, number: int, again: bool) -> bool:
         return True
     version = model.versions.get(number)
     return again and (version is None or not version.ready or bool(version.reason))
-
-
-def _discard_unused(source: Source, listed: list[Version]) -> None:
-    """Deletes what was written for one load and nothing was loaded from."""
-    used = {version.folder for version in listed if version.loaded is not None}
-    for number in source.versions if source.temporary else ():
-        if source.folder / str(number) not in used:
-            _discard(source.folder / str(number))
-
-
-def _discard(folder: Path) -> None:
-    """Deletes a version's temporary folder, and the folders that it stands in where it was the last."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()

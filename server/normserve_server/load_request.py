@@ -4,7 +4,8 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from normserve_proto import open_inference_pb2 as pb
 
 from normserve_server.errors import InvalidRequestError
 from normserve_server.repository_scan import Source, is_version, plain_name
+from normserve_server.version import Version
 
 _FILE = re.compile(r"file:([^/]+)/(.+)", re.DOTALL)
 _WANTED = "wanted config or file:<version>/<name>"
@@ -75,6 +77,22 @@ def written(request: LoadRequest) -> Source:
         raise
     versions = {number: _fingerprint(files) for number, files in request.files.items()}
     return Source(folder, versions, override=request.config, temporary=True)
+
+
+def discard(folder: Path) -> None:
+    """Deletes one version of what `written` wrote, and with the last one all of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others are still there
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
+
+
+def discard_unused(source: Source, listed: Iterable[Version]) -> None:
+    """Deletes the versions that were written for one load and that nothing was loaded from."""
+    used = {version.folder for version in listed if version.loaded is not None}
+    for number in source.versions if source.temporary else ():
+        if source.folder / str(number) not in used:
+            discard(source.folder / str(number))
 
 
 def _fingerprint(files: Mapping[str, bytes]) -> tuple[tuple[str, str], ...]:

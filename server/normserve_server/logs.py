@@ -41,16 +41,21 @@ class Levels:
         return event
 
 
-def configure(level: str, style: str) -> Levels:
+def configure(level: str, style: str, **fields: Any) -> Levels:
     """Sets the level and the style of all logs of the process.
 
     Args:
         level: debug, info, warning or error, the least that is logged at first.
         style: console, json, or auto: console where standard error is a terminal.
+        fields: what each event has beside its own.
 
     Returns:
         What is logged, to be changed.
     """
+
+    def with_fields(_logger: object, _method: str, event: Any) -> Any:
+        return {**event, **fields}
+
     levels = Levels.of(level)
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
@@ -59,13 +64,14 @@ def configure(level: str, style: str) -> Levels:
         processors=[
             levels,
             structlog.contextvars.merge_contextvars,
+            with_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *exceptions,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line in one piece, or two processes' would mix
         cache_logger_on_first_use=True,
     )
     return levels

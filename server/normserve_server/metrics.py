@@ -2,13 +2,21 @@
 
 Durations are seconds from a monotonic clock. A request for an unknown model has empty `model` and `version` labels, so that
 nobody can grow the number of series from outside.
+
+With several worker processes each writes its own files, which the supervisor adds up; a gauge says in `multiprocess_mode` how.
 """
 
+import importlib.metadata
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+from normserve_server.state import State
+from normserve_server.unrecorded import UnrecordedCounter, UnrecordedGauge, UnrecordedHistogram
 
 PHASES = ("decode", "queue", "compute", "encode")
 
@@ -50,82 +58,93 @@ class RequestSeries:
 
 
 class Metrics:
-    """Every metric of the service, registered in `registry`.
+    """Every metric that is written while calls are served, registered in `registry`.
 
     Args:
         registry: where the metrics are registered; one `Metrics` for each registry.
-        version: the service's version, for `normserve_build_info`.
+        version: the service's version, for `normserve_build_info`; empty where another process tells it.
+        recording: whether anything is recorded.
+
+    Attributes:
+        recording: likewise.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+    def __init__(self, registry: CollectorRegistry, version: str = "", *, recording: bool = True) -> None:
+        self.recording = recording
+        counter = Counter if recording else UnrecordedCounter
+        gauge = Gauge if recording else UnrecordedGauge
+        histogram = Histogram if recording else UnrecordedHistogram
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series a series, that nothing here reads
         self.registry = registry
         key = ("model", "version", "method")
-        self.requests = Counter(
+        self.requests = counter(
             "normserve_requests", "Requests answered, by gRPC status code.", (*key, "code"), registry=registry
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "normserve_request_duration_seconds",
             "From the message's arrival to its answer's last byte handed to gRPC.",
             key,
             buckets=SECONDS,
             registry=registry,
         )
-        self.phase_seconds = Histogram(
+        self.phase_seconds = histogram(
             "normserve_phase_duration_seconds",
             "A request's time in each phase: decode and validate, wait in the queue, compute, encode.",
             (*key, "phase"),
             buckets=SECONDS,
             registry=registry,
         )
-        self.request_bytes = Counter(
+        self.request_bytes = counter(
             "normserve_request_bytes", "Size of the request messages.", key, unit="bytes", registry=registry
         )
-        self.response_bytes = Counter(
+        self.response_bytes = counter(
             "normserve_response_bytes", "Size of the response messages.", key, unit="bytes", registry=registry
         )
-        self.in_flight = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
-        self.in_flight_bytes = Gauge(
-            "normserve_admitted_bytes",
-            "Size of the request messages admitted and not yet answered, and of the answers not yet taken.",
-            registry=registry,
-        )
         model = ("model", "version")
-        self.batch_size = Histogram(
+        self.batch_size = histogram(
             "normserve_batch_size",
             "Samples that ran together.",
             model,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )
-        self.model_ready = Gauge("normserve_model_ready", "1 where the version serves, else 0.", model, registry=registry)
-        self.load_seconds = Gauge(
+        self.model_ready = gauge(
+            "normserve_model_ready",
+            "1 where the version serves, else 0.",
+            model,
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.load_seconds = gauge(
             "normserve_model_load_seconds",
             "Time from finding the version to serving it: fold, prove, open, warm up.",
             model,
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        self.batch_norms = Gauge(
+        self.batch_norms = gauge(
             "normserve_model_batch_norms",
             "Batch norms of the model's file that were folded away, and that were left in the graph.",
             (*model, "state"),
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        self.fold_error = Gauge(
+        self.fold_error = gauge(
             "normserve_model_fold_error",
             "The largest relative error of an output against float64, of the folded file and of the file as it came.",
             (*model, "file"),
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        self.provider = Gauge(
+        self.provider = gauge(
             "normserve_model_provider_info",
             "1 for the onnxruntime execution provider that the version's session really got.",
             (*model, "provider"),
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        Info("normserve_build", "What is running.", registry=registry).info(
-            {"version": version, "python": platform.python_version(), **_runtimes()}
-        )
+        if version:
+            build_info(registry, version)
         self._series: dict[Key, RequestSeries] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:
@@ -140,17 +159,35 @@ class Metrics:
         """Ends the series of a version that is gone, so that versions that come and go do not add up."""
         by_request = (self.requests, self.request_seconds, self.phase_seconds, self.request_bytes, self.response_bytes)
         by_version = (self.batch_size, self.model_ready, self.load_seconds, self.batch_norms, self.fold_error, self.provider)
-        for metric in (*by_request, *by_version):
-            metric.remove_by_labels({"model": model, "version": version})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Removal of labels")  # a worker's file keeps them; who reads it leaves them out
+            for metric in (*by_request, *by_version):
+                metric.remove_by_labels({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
 
-    def observe(self, series: RequestSeries, phases: Mapping[str, float]) -> None:
-        """Records how long, in seconds, a request was in each phase that it reached."""
-        for phase, seconds in phases.items():
-            series.phases[phase].observe(seconds)
+
+def build_info(registry: CollectorRegistry, version: str) -> None:
+    """Registers what is running: normserve's version, Python's and onnxruntime's."""
+    Info("normserve_build", "What is running.", registry=registry).info(
+        {"version": version, "python": platform.python_version(), "onnxruntime": _onnxruntime()}
+    )
 
 
-def _runtimes() -> dict[str, str]:
-    import onnxruntime  # noqa: PLC0415 - its import takes a second, and clients of this module's names do not need it
+def in_flight(registry: CollectorRegistry, state: Callable[[], State]) -> None:
+    """Registers what is in flight, as `state` has it whenever somebody asks."""
+    calls = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
+    calls.set_function(lambda: state().calls)
+    size = Gauge(
+        "normserve_admitted_bytes",
+        "Size of the request messages admitted and not yet answered, and of the answers not yet taken.",
+        registry=registry,
+    )
+    size.set_function(lambda: state().size)
 
-    return {"onnxruntime": onnxruntime.__version__}
+
+def _onnxruntime() -> str:
+    """Its version, without its import, which takes a second."""
+    for name in ("onnxruntime-gpu", "onnxruntime"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return ""

@@ -67,7 +67,8 @@ def open_all(file: Path, folder: Path, config: ModelConfig, settings: Settings, 
     opened: list[Opened] = []
     for place in places:
         shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
-        opened += shared[:1] or [_open_warm(file, folder, config, settings, place, given, max(instances, 1))]
+        everywhere = max(instances, 1) * settings.workers
+        opened += shared[:1] or [_open_warm(file, folder, config, settings, place, given, everywhere)]
     return opened
 
 

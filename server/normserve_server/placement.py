@@ -1,10 +1,10 @@
 """Where a model's instances run, and with how many threads: an instance_group on this machine."""
 
-import os
 from collections.abc import Sequence
 
 from normserve_server import devices
 from normserve_server.devices import CPU, CUDA, Device
+from normserve_server.machine import cores
 from normserve_server.model_config import InstanceGroup
 from normserve_server.session import LoadError
 
@@ -33,11 +33,6 @@ def threads(given: int, instances: int) -> int:
         The number; 0, which is onnxruntime's word for one per core, where one instance may have them all.
     """
     return given or (0 if instances == 1 else max(1, cores() // instances))
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices(group: InstanceGroup, default: Device) -> list[Device]:

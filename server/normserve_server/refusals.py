@@ -6,7 +6,7 @@ import grpc
 import structlog
 
 from normserve_server.calls import Call
-from normserve_server.errors import Codes, ModelLoadError, ServiceError, status_of
+from normserve_server.errors import Codes, ModelLoadError, RelayedError, ServiceError, status_of
 
 PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: how long a client waits before it tries again; negative for never
 MAX_TEXT_BYTES = 1024  # a text travels in the trailers, three bytes a byte at worst, which peers limit to 8 KiB
@@ -38,7 +38,7 @@ def refusal(error: Exception, call: Call, codes: Codes) -> Refusal:
         codes: the table of status codes.
     """
     code, text = status_of(error, codes)
-    if code is grpc.StatusCode.INTERNAL and not isinstance(error, ModelLoadError):  # which has been logged
+    if code is grpc.StatusCode.INTERNAL and not isinstance(error, ModelLoadError | RelayedError):  # which have been logged
         _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
     return Refusal(code, _shortened(text), _trailers(error))
 

@@ -1,6 +1,6 @@
 """What a running server's callers may change: what is logged, and which requests are traced. The names are Triton's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from normserve_proto import open_inference_pb2 as pb
 
@@ -27,17 +27,20 @@ class RuntimeSettingsServicer:
         repository: the models.
         levels: what is logged.
         traces: which requests are traced.
+        settle: records what has been answered, so that each request is logged by the settings of its time.
     """
 
-    def __init__(self, repository: Repository, levels: Levels, traces: Traces) -> None:
+    def __init__(self, repository: Repository, levels: Levels, traces: Traces, settle: Callable[[], None]) -> None:
         self._repository = repository
         self._levels = levels
         self._traces = traces
+        self._settle = settle
 
     async def LogSettings(self, request: pb.LogSettingsRequest, _call: Call) -> pb.LogSettingsResponse:  # noqa: N802
         """Changes what is asked for, all of it or nothing, and tells all settings as they are then."""
         for name, value in request.settings.items():
             _check_log_setting(name, value)
+        self._settle()
         for name, value in request.settings.items():
             if name in _LEVELS:
                 attribute, kind = _LEVELS[name]
@@ -51,6 +54,7 @@ class RuntimeSettingsServicer:
         """Changes what is asked for, of one model or of all, and tells all settings as they are then."""
         if request.model_name:
             call.model = self._repository.find(request.model_name).model
+        self._settle()
         if request.settings:
             self._traces.update(request.model_name, _given(request.settings))
         value_of = pb.TraceSettingResponse.SettingValue

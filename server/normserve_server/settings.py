@@ -67,12 +67,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
     http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of /metrics and /health; 0 for any free one")
+    workers: int = Field(1, ge=1, le=256, description="serving processes; more than one share the gRPC port")
     device: str = Field("auto", description="auto, cpu or cuda:N; auto is the first GPU where there is one")
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")
-    intra_op_threads: int = Field(0, ge=0, description="threads within one operator; 0 for one per core")
+    intra_op_threads: int = Field(0, ge=0, description="threads within one operator; 0 for one per core, or a worker's share")
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
+    allow_shared_memory: bool = Field(False, description="let callers pass tensors in this machine's shared memory")
     max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
     error_codes: Literal["grpc", "triton"] = Field(
         "grpc", description="triton says UNAVAILABLE, as Triton does, where a queue is full or a request waited too long"
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
         10.0, ge=0, description="time between two trials of each version that nobody calls; 0 for none"
     )
     canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial may take")
+    metrics: bool = Field(True, description="record metrics; false records none, and /metrics is not found")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
     config: Path | None = Field(None, description="TOML file with any of these settings")

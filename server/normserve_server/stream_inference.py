@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 
-from normserve_server.inference import InferenceServicer, InferResponse, parse_request
+from normserve_server.inference import InferenceServicer
+from normserve_server.plans import InferResponse
 from normserve_server.streaming import StreamCodec
 
 _INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
@@ -24,7 +25,7 @@ class StreamInferenceServicer:
     """
 
     def __init__(self, inference: InferenceServicer) -> None:
-        self.codecs = {"ModelStreamInfer": StreamCodec(parse_request, serialize_response, refuse)}
+        self.codecs = {"ModelStreamInfer": StreamCodec(inference.parse, serialize_response, refuse)}
         self.ModelStreamInfer = inference.ModelInfer
 
 
@@ -45,7 +46,7 @@ def refuse(data: bytes, text: str) -> bytes:
     answer = pb.ModelStreamInferResponse(error_message=text)
     answer.infer_response.CopyFrom(_FINAL)
     try:
-        request = pb.ModelInferRequest.FromString(parse_request(data).head)
+        request = pb.ModelInferRequest.FromString(wire.split(data, wire.RAW_INPUT_CONTENTS)[0])
     except DecodeError:
         return answer.SerializeToString()
     answer.infer_response.id = request.id

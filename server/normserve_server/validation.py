@@ -6,17 +6,18 @@ plan. Nothing behind this point asks again whether names, datatypes, shapes and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors
 from normserve_proto.tensors import Array, Buffer, TensorError
 
+from normserve_server import extras, parameters
 from normserve_server.errors import InvalidRequestError, UnimplementedError
+from normserve_server.extras import Extras
+from normserve_server.parameters import Parameters
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+from normserve_server.shared_memory import Part
 
-_SHARED_MEMORY = "shared_memory_region"
-_CLASSIFICATION = "classification"
 _SEQUENCE = "sequence_id"
 _EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"  # says nothing to a model with one answer a request
 
@@ -31,6 +32,7 @@ class Work:
         shape_key: equal for requests that can run in one batch.
         timeout_seconds: longest stay in the queue, > 0; None for any.
         priority: 1 is the highest; 0 for the model's default.
+        places: where each requested output goes, None for into the message; empty where all go into the message.
     """
 
     inputs: Mapping[str, Array]
@@ -38,6 +40,7 @@ class Work:
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
     priority: int = 0
+    places: Sequence[Part | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,11 @@ class Plan:
     """A request without its tensors' content, held against a signature: what every request with the same head has in common.
 
     Attributes:
-        layouts: how the inputs lie in the raw contents, in the message's order.
+        layouts: how the inputs lie in the raw contents, in the message's order; those in shared memory are not among them.
         names: the inputs' names in the signature's order.
         outputs: positions, in the signature's outputs, of what was asked for, in that order.
-        size: as `Work` has it; `shape_key` and `timeout_seconds` likewise.
+        size: as `Work` has it; `shape_key`, `timeout_seconds` and `priority` likewise.
+        extras: what its tensors ask for beyond being in the message; None for nothing.
     """
 
     layouts: tuple[tensors.Layout, ...]
@@ -57,9 +61,11 @@ class Plan:
     size: int
     shape_key: tuple[tuple[int, ...], ...]
     timeout_seconds: float | None
+    priority: int = 0
+    extras: Extras | None = None
 
-    def bind(self, raw: Sequence[Buffer]) -> Work:
-        """Views raw contents as the inputs.
+    def view(self, raw: Sequence[Buffer]) -> dict[str, Array]:
+        """Views raw contents as inputs.
 
         Raises:
             TensorError: the number of entries, or the size of one, is not what the shapes take.
@@ -67,11 +73,21 @@ class Plan:
         if len(raw) != len(self.layouts):
             names = [layout.name for layout in self.layouts]
             raise TensorError(f"{len(names)} tensors {names} but {len(raw)} raw contents")
-        return self.work({layout.name: layout.view(entry) for layout, entry in zip(self.layouts, raw, strict=True)})
+        return {layout.name: layout.view(entry) for layout, entry in zip(self.layouts, raw, strict=True)}
+
+    def decode(self, message: pb.ModelInferRequest) -> dict[str, Array]:
+        """Reads inputs from their typed contents.
+
+        Raises:
+            TensorError: there are none, or they are not what the shape takes.
+        """
+        here = {layout.name for layout in self.layouts}
+        return tensors.decode_all([tensor for tensor in message.inputs if tensor.name in here], ())
 
     def work(self, given: Mapping[str, Array]) -> Work:
-        """Puts decoded inputs in the signature's order."""
-        return Work({name: given[name] for name in self.names}, self.size, self.shape_key, self.timeout_seconds)
+        """Puts decoded inputs in the signature's order; for a plan without extras."""
+        inputs = {name: given[name] for name in self.names}
+        return Work(inputs, self.size, self.shape_key, self.timeout_seconds, self.priority)
 
 
 def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
@@ -80,24 +96,27 @@ def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
     Raises:
         InvalidRequestError: a name, datatype, shape, size or parameter does not fit.
         TensorError: a shape that no tensor can have.
-        UnimplementedError: shared memory, classification or sequences, which this server does not offer.
+        UnimplementedError: sequences, which this server does not offer.
     """
-    timeout = _timeout(message.parameters)
+    timeout, priority = _queueing(message.parameters)
     names = tuple(spec.name for spec in signature.inputs)
     _check_names(names, [tensor.name for tensor in message.inputs])
-    _refuse_extensions(message)
     for tensor in message.inputs:
         _check_tensor(_spec(signature.inputs, tensor.name), tensor.datatype, tensor.shape)
     layouts = tuple(tensors.Layout.of(tensor.name, tensor.datatype, tensor.shape) for tensor in message.inputs)
     shapes = {layout.name: layout.shape for layout in layouts}
     first = 1 if signature.max_batch_size else 0
+    size, outputs = _size(signature, shapes), _outputs(signature, message)
+    wanted = extras.read(signature, message, layouts, outputs, size)
     return Plan(
-        layouts=layouts,
+        layouts=layouts if wanted is None else tuple(layout for layout in layouts if layout.name not in wanted.inputs),
         names=names,
-        outputs=_outputs(signature, message),
-        size=_size(signature, shapes),
+        outputs=outputs,
+        size=size,
         shape_key=tuple(shapes[name][first:] for name in names),
         timeout_seconds=timeout,
+        priority=priority,
+        extras=wanted,
     )
 
 
@@ -106,31 +125,17 @@ def has_contents(message: pb.ModelInferRequest) -> bool:
     return any(tensor.HasField("contents") for tensor in message.inputs)
 
 
-def _timeout(parameters: Mapping[str, pb.InferParameter]) -> float | None:
-    """The queue timeout in seconds; refuses what is reserved or of the wrong kind on the way."""
-    if not parameters:
-        return None
-    for key, parameter in parameters.items():
+def _queueing(given: Parameters) -> tuple[float | None, int]:
+    """The queue timeout in seconds, and the priority; refuses what is reserved or of the wrong kind on the way."""
+    if not given:
+        return None, 0
+    for key, parameter in given.items():
         if key.startswith("triton_") and key != _EMPTY_FINAL_RESPONSE:
             raise InvalidRequestError(f"parameter '{key}': names that begin with triton_ are reserved")
-        if key == _SEQUENCE and _value(parameter) not in {0, ""}:
+        if key == _SEQUENCE and parameters.value(parameter) not in {0, ""}:
             raise UnimplementedError("parameter 'sequence_id': sequences are not served")
-    priority = _value(parameters["priority"]) if "priority" in parameters else 0
-    if not _is_natural(priority):
-        raise InvalidRequestError(f"parameter 'priority' is an integer >= 0, got {priority!r}")
-    timeout = _value(parameters["timeout"]) if "timeout" in parameters else 0
-    if not _is_natural(timeout):
-        raise InvalidRequestError(f"parameter 'timeout' is an integer of microseconds >= 0, got {timeout!r}")
-    return timeout / 1e6 if timeout else None
-
-
-def _value(parameter: pb.InferParameter) -> Any:
-    kind = parameter.WhichOneof("parameter_choice")
-    return getattr(parameter, kind) if kind else None
-
-
-def _is_natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    microseconds = parameters.natural(given, "timeout", unit="microseconds")
+    return microseconds / 1e6 if microseconds else None, parameters.natural(given, "priority")
 
 
 def _check_names(wanted: Sequence[str], given: Sequence[str]) -> None:
@@ -143,17 +148,6 @@ def _check_names(wanted: Sequence[str], given: Sequence[str]) -> None:
     if len(given) > len(wanted):
         twice = next(name for name in given if given.count(name) > 1)
         raise InvalidRequestError(f"input '{twice}' is given twice")
-
-
-def _refuse_extensions(message: pb.ModelInferRequest) -> None:
-    described: list[Any] = [*message.inputs, *message.outputs]
-    for tensor in described:
-        if not tensor.parameters:
-            continue
-        if _SHARED_MEMORY in tensor.parameters:
-            raise UnimplementedError(f"tensor '{tensor.name}' is in shared memory, which this server does not offer")
-        if _CLASSIFICATION in tensor.parameters:
-            raise UnimplementedError(f"output '{tensor.name}' asks for classification, which this server does not offer")
 
 
 def _spec(specs: Sequence[TensorSpec], name: str) -> TensorSpec:

@@ -88,6 +88,11 @@ class Version:
         return self._loaded().batcher
 
     @property
+    def class_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """By output, the labels of its classes; only once it is loaded."""
+        return self._loaded().labels
+
+    @property
     def config(self) -> pb.ModelConfig:
         """How it is served; only once it is loaded."""
         return self._loaded().config

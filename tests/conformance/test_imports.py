@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2, InferInput
 from normserve_proto import open_inference_pb2
 
 array = numpy.arange(6, dtype=numpy.float32).reshape(2, 3)
-ours = requests.infer("m", {"x": array}).request
+ours = requests.infer("m", {"x": array}).call().request
 tensor = InferInput("x", [2, 3], "FP32")
 tensor.set_data_from_numpy(array)
 theirs = service_pb2.ModelInferRequest(model_name="m", inputs=[tensor._get_tensor()])

@@ -50,7 +50,11 @@ def test_the_settings_of_the_extensions(digits_server: RunningServer) -> None:
     assert {"statistics", "trace", "logging", "model_configuration"} <= set(answers["extensions"])
     (statistics,) = answers["statistics"]["model_stats"]
     assert (statistics["name"], statistics["version"]) == ("digits", "1")
-    assert set(answers["config"]) <= {"config"}
+    config = answers["config"]["config"]
+    assert (config["name"], config["max_batch_size"]) == ("digits", 64)
+    assert [(given["name"], given["data_type"], given["dims"]) for given in config["input"]] == [
+        ("image", "TYPE_FP32", ["1", "8", "8"])
+    ]
     assert answers["trace"]["settings"]["trace_rate"] == {"value": ["500"]}
     assert answers["trace_cleared"] == answers["traces"]
     assert answers["traces"]["settings"]["trace_level"] == {"value": ["OFF"]}

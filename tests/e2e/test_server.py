@@ -223,7 +223,7 @@ def test_unknown_models_are_not_found_everywhere(stub: GRPCInferenceServiceStub)
 def test_what_is_not_implemented_says_so(stub: GRPCInferenceServiceStub) -> None:
     calls = [
         lambda: stub.SystemSharedMemoryRegister(pb.SystemSharedMemoryRegisterRequest(name="r")),
-        lambda: stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest()),
+        lambda: stub.CudaSharedMemoryRegister(pb.CudaSharedMemoryRegisterRequest(name="r")),
     ]
     assert {refusal(call)[0] for call in calls} == {grpc.StatusCode.UNIMPLEMENTED}
 

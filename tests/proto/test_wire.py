@@ -216,3 +216,46 @@ def test_a_template_looks_at_every_byte_outside_of_the_entries():
     for position in range(len(of)):
         other = of[:position] + bytes([of[position] ^ 1]) + of[position + 1 :]
         assert (wire.Template(of, wire.scan(of, RAW)[1]).entries(other) is not None) == (position in inside)
+
+
+def split_by(splitter, message):
+    head, entries = splitter.split(message)
+    return head, None if entries is None else [bytes(entry) for entry in entries]
+
+
+@given(st.lists(requests, min_size=1, max_size=4), st.lists(st.integers(0, 3), max_size=30), st.data())
+def test_a_splitter_says_what_split_says_whatever_came_before(messages, order, data):
+    splitter = wire.Splitter(RAW)
+    for position in order:
+        request = messages[position % len(messages)]
+        entries = [data.draw(st.binary(min_size=len(entry), max_size=len(entry))) for entry in request.raw_input_contents]
+        del request.raw_input_contents[:]
+        request.raw_input_contents.extend(entries)
+        message = request.SerializeToString()
+        head, wanted = wire.split(message, RAW)
+        assert split_by(splitter, message) == (head, [bytes(entry) for entry in wanted])
+
+
+@given(st.binary(max_size=40), st.integers(1, 3))
+def test_a_splitter_leaves_what_is_not_understood(message, times):
+    splitter = wire.Splitter(RAW)
+    for _ in range(times):
+        head, entries = wire.split(message, RAW)
+        assert split_by(splitter, message) == (head, None if entries is None else [bytes(entry) for entry in entries])
+
+
+def test_a_splitter_keeps_what_comes_again_and_nothing_else(monkeypatch):
+    scans = []
+    monkeypatch.setattr(wire, "scan", lambda *a, scan=wire.scan: scans.append(a) or scan(*a))
+    splitter = wire.Splitter(RAW)
+    alike = [pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes([n])]).SerializeToString() for n in range(9)]
+    for message in alike:
+        splitter.split(message)
+    assert len(scans) == 2
+    for number in range(wire.MOST_LENGTHS * 2):
+        splitter.split(pb.ModelInferRequest(id="x" * number, raw_input_contents=[b"a"]).SerializeToString())
+    assert len(splitter._heads) <= wire.MOST_LENGTHS
+    own = [pb.ModelInferRequest(id=f"{n:04}", raw_input_contents=[b"a"]).SerializeToString() for n in range(50)]
+    for message in own * 2:
+        splitter.split(message)
+    assert sum(map(len, splitter._templates.values())) <= wire.MOST_ALIKE

@@ -9,9 +9,11 @@ from normserve_server.lifecycle import Lifecycle
 from normserve_server.metrics import Metrics
 from normserve_server.model_config import ModelConfig
 from normserve_server.model_control import ModelControl
+from normserve_server.recording import Recorder
 from normserve_server.repository import Repository
 from normserve_server.session import LoadError
 from normserve_server.settings import Settings
+from normserve_server.tracing import Traces
 from normserve_server.version import Loaded
 from prometheus_client import CollectorRegistry
 
@@ -83,7 +85,8 @@ class World:
         self.loader = FakeLoader()
         self.metrics = Metrics(CollectorRegistry(), "0")
         self.repository = Repository(self.metrics)
-        self.lifecycle = Lifecycle(self.repository, self.loader, self.metrics)  # type: ignore[arg-type]
+        self.recorder = Recorder(self.metrics, Traces())
+        self.lifecycle = Lifecycle(self.repository, self.loader, self.metrics, self.recorder.flush)  # type: ignore[arg-type]
 
     def control(self, mode: str = "none", roots: tuple[Path, ...] = (), **settings: object) -> ModelControl:
         chosen = Settings(repository=roots or (self.root,), model_control_mode=mode, **settings)

@@ -47,12 +47,14 @@ async def test_who_fails_serves_no_more_until_it_works(world, canary: Canary, er
     assert (version.state, version.reason, world.repository.ready) == ("READY", "", True)
 
 
-async def test_who_was_unloaded_meanwhile_stays_so(world, canary: Canary) -> None:
+@pytest.mark.parametrize("error", [None, InternalError("closed")])
+async def test_who_was_unloaded_meanwhile_stays_so(world, canary: Canary, error: Exception | None) -> None:
     version = world.repository.find("m")
 
     async def probe(_timeout: float) -> None:
         await world.lifecycle.unload("m")
-        raise InternalError("closed")
+        if error:
+            raise error
 
     version.batcher.probe = probe
     await canary.look()

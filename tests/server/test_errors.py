@@ -28,6 +28,7 @@ def test_every_refusal_has_a_code_of_its_own_entry(kind: type[Exception], codes:
 def test_contract_table() -> None:
     expected = {
         "NotFoundError": grpc.StatusCode.NOT_FOUND,
+        "AlreadyExistsError": grpc.StatusCode.ALREADY_EXISTS,
         "InvalidRequestError": grpc.StatusCode.INVALID_ARGUMENT,
         "UnavailableError": grpc.StatusCode.UNAVAILABLE,
         "OverloadedError": grpc.StatusCode.RESOURCE_EXHAUSTED,

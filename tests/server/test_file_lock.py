@@ -1,9 +1,12 @@
 """A lock between processes that outlives none of them."""
 
 import asyncio
+import fcntl
 import sys
 from pathlib import Path
 
+import pytest
+from normserve_server import file_lock
 from normserve_server.file_lock import locked
 
 HOLD = """
@@ -49,6 +52,22 @@ async def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
 async def _hold(path: Path) -> None:
     async with locked(path):
         pass
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_file_that_its_holder_has_just_deleted_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    path, flock = tmp_path / "lock", fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        path.unlink()
+        if another:
+            path.touch()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert file_lock._take(path) is None
 
 
 async def test_whoever_stops_waiting_leaves_it_free(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from normserve_proto import open_inference_pb2 as pb
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from normserve_server.introspection import IntrospectionServicer
-from normserve_server.model import Model
+from normserve_server.metrics import Metrics
 from normserve_server.repository import Repository
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.version import LOADING, READY, Loaded, Version
+from prometheus_client import CollectorRegistry
 
 RUN = Laps(input=0.001, infer=0.5, output=0.0002)
 
@@ -22,20 +23,18 @@ def version(model: str, number: int, state: str = READY) -> Version:
 
 @pytest.fixture
 def repository() -> Repository:
-    """A real one, with versions that nobody loaded."""
-    made = Repository(SimpleNamespace())  # type: ignore[arg-type]
-    versions = {
-        "a": {1: version("a", 1), 2: version("a", 2), 3: version("a", 3, LOADING)},
-        "b": {1: version("b", 1)},
-        "c": {1: version("c", 1, LOADING)},
-    }
-    made._models = {name: Model(name, of) for name, of in versions.items()}
+    """A real one, with versions that have nothing behind them."""
+    made = Repository(Metrics(CollectorRegistry(), "0"))
+    for one in (version("a", 1), version("a", 2), version("a", 3, LOADING), version("b", 1), version("c", 1, LOADING)):
+        made.put(one)
     return made
 
 
 async def statistics(repository: Repository, name: str = "", number: str = "") -> tuple[list[Any], Call]:
     call = Call("ModelStatistics")
-    answer = await IntrospectionServicer(repository).ModelStatistics(pb.ModelStatisticsRequest(name=name, version=number), call)
+    answer = await IntrospectionServicer(repository, lambda: None).ModelStatistics(
+        pb.ModelStatisticsRequest(name=name, version=number), call
+    )
     return list(answer.model_stats), call
 
 
@@ -94,7 +93,7 @@ async def test_what_statistics_tell(repository) -> None:
 
 
 async def test_a_config_is_the_loaded_versions(repository) -> None:
-    servicer, call = IntrospectionServicer(repository), Call("ModelConfig")
+    servicer, call = IntrospectionServicer(repository, lambda: None), Call("ModelConfig")
     answer = await servicer.ModelConfig(pb.ModelConfigRequest(name="a", version="1"), call)
     assert (answer.config.name, answer.config.max_batch_size) == ("a", 8)
     assert (call.model, call.version) == ("a", "1")

@@ -4,7 +4,11 @@ import asyncio
 import gc
 import weakref
 
+import grpc
 import pytest
+from normserve_server import recording
+from normserve_server.calls import Call
+from normserve_server.recording import Answered
 from normserve_server.repository_scan import scan
 
 
@@ -58,7 +62,8 @@ async def test_a_changed_version_of_the_same_number_is_a_fresh_one(world) -> Non
     assert await load(world) == ""
     assert (world.content("m"), world.reason("m")) == ("newer", "")
     assert world.repository.find("m") is not old
-    await world.until(lambda: old.loaded is None)
+    await world.lifecycle._departures.finish()
+    assert old.loaded is None
     assert batcher.closed == 1
     assert (world.states(), world.series()) == ({"m/1": "READY"}, {"m/1": 1})
 
@@ -151,9 +156,26 @@ async def test_a_version_comes_back_while_it_is_leaving(world) -> None:
     assert world.content("m", "1") == "one"
     assert world.repository.find("m", "1") is not leaving
     batcher.idle.set()
-    await world.until(lambda: leaving.loaded is None)
+    await world.lifecycle._departures.finish()
+    assert leaving.loaded is None
     await world.until(lambda: world.states() == {"m/1": "READY"})
     assert world.series() == {"m/1": 1}
+
+
+async def test_a_version_that_comes_back_broken_while_it_is_leaving_stays_listed(world) -> None:
+    for number, content in (("1", "one"), ("2", "two"), ("1", "bad")):
+        world.put(f"m/{number}", content)
+        world.put("m/config.pbtxt", f"version_policy {{ specific {{ versions: {number} }} }} # {content}")
+        if number == "2":
+            leaving = world.repository.find("m")
+            leaving.batcher.idle.clear()
+            batcher = leaving.batcher
+        await load(world)
+    batcher.idle.set()
+    await world.lifecycle._departures.finish()
+    assert leaving.loaded is None
+    assert world.states() == {"m/1": "UNAVAILABLE", "m/2": "READY"}
+    assert world.reason("m", "1") == "the fold failed its proof"
 
 
 async def test_what_serves_is_let_go_although_somebody_knows_the_version(world) -> None:
@@ -167,12 +189,15 @@ async def test_what_serves_is_let_go_although_somebody_knows_the_version(world) 
     assert version.signature == ()  # an answer may still be written
 
 
-async def test_a_model_that_is_gone_is_forgotten_with_its_series(world) -> None:
+async def test_a_model_that_is_gone_is_forgotten_with_its_series(world, monkeypatch) -> None:
+    monkeypatch.setattr(recording, "FLUSH_SECONDS", 60)
     world.put("m/1")
     await load(world)
-    world.metrics.series("m", "1", "ModelInfer").count("OK")
-    world.metrics.series("n", "1", "ModelInfer").count("OK")
+    for model in "mn":
+        call = Call("ModelInfer", model=model, version="1")
+        world.recorder.note(Answered(call, grpc.StatusCode.OK, 0.1, 1, 1))  # answered, and not yet recorded
     await world.lifecycle.unload("m", forget=True)
+    world.recorder.flush()
     assert (world.states(), world.series(), world.repository.models()) == ({}, {}, {})
     assert [sample.labels["model"] for sample in world.metrics.requests.collect()[0].samples] == ["n"]
 

@@ -58,6 +58,7 @@ class TestPoll:
         await world.until(lambda: world.states() == {"m/1": "LOADING", "n/1": "READY"})
         world.loader.gate.set()
         await control._background.finish()
+        assert world.states() == {"m/1": "READY", "n/1": "READY"}
         await control.poll()
         await world.until(lambda: world.states() == {"m/2": "READY", "n/1": "READY"})
 

@@ -13,12 +13,14 @@ from normserve_proto.tensors import TensorError
 from normserve_server import plans, validation
 from normserve_server.calls import Call
 from normserve_server.errors import NotFoundError, ServiceError
-from normserve_server.inference import parse_request
+from normserve_server.inference import RequestReader
 from normserve_server.plans import Plans
+from normserve_server.regions import Regions
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 from normserve_server.statistics import Statistics
 from normserve_server.version import READY, Version
 
+READER = RequestReader()  # with all that it keeps
 SIGNATURE = Signature((TensorSpec("x", "FP32", (DYNAMIC, 2)),), (TensorSpec("y", "FP32", (DYNAMIC, 2)),), 4)
 
 
@@ -49,7 +51,7 @@ def repository() -> FakeRepository:
 
 @pytest.fixture
 def made(repository: FakeRepository) -> Plans:
-    return Plans(repository)  # type: ignore[arg-type]
+    return Plans(repository, Regions(allowed=False))  # type: ignore[arg-type]
 
 
 def message(values: list[float], request_id: str = "", model: str = "m") -> bytes:
@@ -61,7 +63,7 @@ def message(values: list[float], request_id: str = "", model: str = "m") -> byte
 
 def find(made: Plans, data: bytes) -> tuple[plans.Planned, validation.Work, Call]:
     call = Call("ModelInfer")
-    planned, work = made.find(parse_request(data), call)
+    planned, work = made.find(READER(data), call)
     return planned, work, call
 
 
@@ -130,7 +132,7 @@ def test_the_second_time_is_like_the_first(edits: list[tuple[int, bytes, bool]])
     data = message([1, 2])
     for position, junk, cut in edits:
         data = data[:position] + junk + data[position + (len(junk) if cut else 0) :]
-    made = Plans(FakeRepository())  # type: ignore[arg-type]
+    made = Plans(FakeRepository(), Regions(allowed=False))  # type: ignore[arg-type]
 
     def outcome() -> object:
         try:

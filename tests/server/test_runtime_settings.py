@@ -33,7 +33,7 @@ def levels() -> Levels:
 
 @pytest.fixture
 def servicer(levels: Levels) -> RuntimeSettingsServicer:
-    return RuntimeSettingsServicer(FakeRepository(), levels, Traces())  # type: ignore[arg-type]
+    return RuntimeSettingsServicer(FakeRepository(), levels, Traces(), lambda: None)  # type: ignore[arg-type]
 
 
 async def log_settings(servicer: RuntimeSettingsServicer, **given: Any) -> dict[str, Any]:
@@ -90,3 +90,13 @@ async def test_trace_settings_that_cannot_be(servicer: RuntimeSettingsServicer) 
         await trace_settings(servicer, "nothing")
     with pytest.raises(InvalidRequestError, match="trace_level: wanted one value, got TIMESTAMPS, TENSORS"):
         await trace_settings(servicer, trace_level=["TIMESTAMPS", "TENSORS"])
+
+
+async def test_what_was_answered_before_a_change_is_recorded_before_it(levels: Levels) -> None:
+    traces, seen = Traces(), []
+    settle = lambda: seen.append((levels.info, traces.on))  # noqa: E731
+    servicer = RuntimeSettingsServicer(FakeRepository(), levels, traces, settle)  # type: ignore[arg-type]
+    await log_settings(servicer, log_info={"bool_param": False})
+    await trace_settings(servicer, trace_level=["TIMESTAMPS"])
+    assert seen == [(True, False), (False, False)]
+    assert (levels.info, traces.on) == (False, True)

@@ -14,6 +14,7 @@ from normserve_server.calls import Call
 from normserve_server.errors import STATUS_CODES, NotFoundError, OverloadedError
 from normserve_server.interceptors import Door
 from normserve_server.metrics import Metrics
+from normserve_server.recording import Recorder
 from normserve_server.streaming import StreamCodec, StreamMethod
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry
@@ -84,7 +85,7 @@ class Service:
 @asynccontextmanager
 async def serving(handler: Handler, limit_bytes: int = 2**30) -> AsyncIterator[Service]:
     admission, metrics = Admission(limit_bytes), Metrics(CollectorRegistry(), "0")
-    door = Door(metrics, admission, Traces(), STATUS_CODES)
+    door = Door(admission, Recorder(metrics, Traces()), STATUS_CODES)
     server = grpc.aio.server(options=OPTIONS)
     table = {"Stream": door.stream(StreamMethod("Stream", handler, CODEC))}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", table),))

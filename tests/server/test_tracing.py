@@ -12,7 +12,7 @@ ALL_ON = {"trace_level": "TIMESTAMPS", "trace_rate": "1"}
 
 
 def finished(model: str, request_id: str = "7") -> Call:
-    return Call("ModelInfer", None, model, "1", request_id, Statistics(), {"decode": 2e-5, "compute": 0.0015})
+    return Call("ModelInfer", None, model, "1", request_id, Statistics(), phases={"decode": 2e-5, "compute": 0.0015})
 
 
 def traced(traces: Traces, model: str, requests: int) -> int:

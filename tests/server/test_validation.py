@@ -27,7 +27,8 @@ def request(image: tuple[int, ...] = (2, 2), scale: tuple[int, ...] = (2, 1)) ->
 
 
 def check(signature: Signature, message: pb.ModelInferRequest) -> Work:
-    return plan(signature, message).bind(message.raw_input_contents)
+    made = plan(signature, message)
+    return made.work(made.view(message.raw_input_contents))
 
 
 def test_a_fitting_request_becomes_views_in_the_signatures_order() -> None:
@@ -35,7 +36,7 @@ def test_a_fitting_request_becomes_views_in_the_signatures_order() -> None:
     message.inputs.reverse()
     raw = [np.array([[7], [8]], "<i8").tobytes(), np.arange(4, dtype="<f4").tobytes()]
     made = plan(SIGNATURE, message)
-    work = made.bind(raw)
+    work = made.work(made.view(raw))
     assert list(work.inputs) == ["image", "scale"]
     assert work.inputs["scale"].tolist() == [[7], [8]]
     assert np.shares_memory(work.inputs["image"], np.frombuffer(raw[1], np.uint8))
@@ -49,13 +50,15 @@ def test_outputs_come_in_the_order_they_are_asked_for() -> None:
     assert plan(SIGNATURE, message).outputs == (1, 0)
 
 
-def test_the_queue_timeout_is_in_microseconds() -> None:
+def test_the_queue_timeout_is_in_microseconds_and_the_priority_goes_along() -> None:
     message = request()
     message.parameters["timeout"].int64_param = 2_500_000
     message.parameters["priority"].uint64_param = 1
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     message.parameters["anything"].string_param = "of the caller's own"
-    assert check(SIGNATURE, message).timeout_seconds == 2.5
+    work = check(SIGNATURE, message)
+    assert (work.timeout_seconds, work.priority) == (2.5, 1)
+    assert check(SIGNATURE, request()).priority == 0
 
 
 def _unknown_input(m: pb.ModelInferRequest) -> None:
@@ -173,16 +176,8 @@ def test_without_a_batch_axis_a_request_is_one_sample() -> None:
     assert plan(signature, message).size == 1
 
 
-@pytest.mark.parametrize("where", ["input", "output", "classification", "sequence"])
-def test_extensions_that_are_not_offered_are_said_to_be(where: str) -> None:
+def test_sequences_are_not_served() -> None:
     message = request()
-    if where == "input":
-        message.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    elif where == "output":
-        message.outputs.add(name="label").parameters["shared_memory_region"].string_param = "r"
-    elif where == "classification":
-        message.outputs.add(name="label").parameters["classification"].int64_param = 2
-    else:
-        message.parameters["sequence_id"].int64_param = 7
-    with pytest.raises(UnimplementedError):
+    message.parameters["sequence_id"].int64_param = 7
+    with pytest.raises(UnimplementedError, match="sequences"):
         check(SIGNATURE, message)

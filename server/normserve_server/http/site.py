@@ -1,26 +1,27 @@
 """The HTTP endpoints, on the same event loop as gRPC."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from normserve_server.ports import check_free
+from normserve_server.state import State
 
 
 class Site:
     """Serves /metrics, /health/live and /health/ready.
 
     Args:
-        registry: what /metrics shows.
-        states: gives each model's state, for /health/ready, by "model/version".
-        ready: whether the server is ready for calls.
+        registry: what /metrics shows; None where nothing is recorded, and then it is not found.
+        look: gives the service's state; asked before each answer of /metrics and /health/ready.
     """
 
-    def __init__(self, registry: CollectorRegistry, states: Callable[[], Mapping[str, str]], ready: Callable[[], bool]) -> None:
+    def __init__(self, registry: CollectorRegistry | None, look: Callable[[], Awaitable[State]]) -> None:
         self._registry = registry
-        self._states = states
-        self._ready = ready
+        self._look = look
         app = web.Application()
         app.add_routes(
             [
@@ -38,8 +39,9 @@ class Site:
             The port, which the system chose if `port` is 0.
 
         Raises:
-            OSError: the address cannot be listened on.
+            StartError: the address cannot be listened on.
         """
+        check_free("HTTP", host, port)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
@@ -50,6 +52,9 @@ class Site:
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        if self._registry is None:
+            return web.Response(status=404, text="this server records no metrics: it was started with metrics = false\n")
+        await self._look()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = await asyncio.to_thread(encode, self._registry)  # thousands of series take milliseconds
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -58,5 +63,5 @@ class Site:
         return web.json_response({"live": True})
 
     async def _is_ready(self, _request: web.Request) -> web.Response:
-        ready = self._ready()
-        return web.json_response({"ready": ready, "models": dict(self._states())}, status=200 if ready else 503)
+        state = await self._look()
+        return web.json_response({"ready": state.ready, "models": state.models}, status=200 if state.ready else 503)

@@ -1,0 +1,163 @@
+"""What one subject did in one turn, and what that is beside another subject."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving_tools import h2load
+from serving_tools.h2load import Answers, Load
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+WARM_UP = 0.25  # length of the first turns, whose figures are dropped, in turns
+LEAST_WARM_UP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One turn, or the median of some.
+
+    Attributes:
+        rate: samples a second.
+        p50_ms: median latency of a call, in milliseconds; `p99_ms` likewise.
+        cpu_us: processor time of the server for a call, in microseconds; None where it is not a process of its own.
+    """
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float | None = None
+
+
+Turn = Callable[[float], Figure]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One subject's figure in units of another's, taken round by round, since rounds differ more than turns of one round.
+
+    Attributes:
+        median: over the rounds; `low` and `high` are the extremes.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The ratio that some rounds gave."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def alternate(
+    subjects: Mapping[str, Turn], *, rounds: int, seconds: float, advance: Callable[[], None]
+) -> dict[str, list[Figure]]:
+    """Gives each subject a turn in every round, back and forth, so that a drift of the machine is nobody's gain.
+
+    Args:
+        subjects: takes the seconds that a turn lasts.
+        rounds: beside a short one before them, which warms up.
+        seconds: of a turn.
+        advance: called after each turn.
+    """
+    figures: dict[str, list[Figure]] = {name: [] for name in subjects}
+    for round_ in range(rounds + 1):
+        for name in subjects if round_ % 2 else reversed(list(subjects)):
+            figure = subjects[name](seconds if round_ else warm_up_seconds(seconds))
+            if round_:
+                figures[name].append(figure)
+            advance()
+    return figures
+
+
+def warm_up_seconds(seconds: float) -> float:
+    """Length of a turn that warms up, for turns of that length."""
+    return max(seconds * WARM_UP, LEAST_WARM_UP_SECONDS)
+
+
+def remote(load: Load, pid: int) -> Turn:
+    """A turn of a server process, under load."""
+
+    def turn(seconds: float) -> Figure:
+        before = cpu_seconds(pid)
+        answers = h2load.run(load, seconds=seconds)
+        spent = cpu_seconds(pid) - before
+        rate = answer_rate(answers, load.callers, seconds)
+        return _figure(rate, answers.latencies, spent / len(answers.latencies) * 1e6)
+
+    return turn
+
+
+def local(run: Callable[[], float], samples: int) -> Turn:
+    """A turn in this process: `run` takes `samples` samples and returns the seconds that it took."""
+
+    def turn(seconds: float) -> Figure:
+        latencies: list[float] = []
+        total = 0.0
+        while total < seconds:
+            latencies.append(run())
+            total += latencies[-1]
+        return _figure(samples * len(latencies) / total, np.array(latencies))
+
+    return turn
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """Makes of a call one that returns the seconds it took."""
+
+    def measured() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return measured
+
+
+def answer_rate(answers: Answers, callers: int, seconds: float) -> float:
+    """Answers a second, from when each caller has had one on average, to the last; answers may come a batch at a time."""
+    ends = np.sort(answers.starts + answers.latencies)
+    if len(ends) < 2 * callers:
+        return len(ends) / seconds
+    return float((len(ends) - callers) / (ends[-1] - ends[callers - 1]))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and of all its living descendants since they started, in steps of a clock tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+    return own + sum(cpu_seconds(child) for child in children(pid))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def median(figures: Sequence[Figure]) -> Figure:
+    rows = [asdict(figure) for figure in figures]
+    return Figure(**{name: _middle([row[name] for row in rows]) for name in rows[0]})
+
+
+def ratio(figures: Sequence[Figure], others: Sequence[Figure], what: str) -> Ratio:
+    """One subject beside another: `what` names an attribute of `Figure`."""
+    each = [getattr(one, what) / getattr(other, what) for one, other in zip(figures, others, strict=True)]
+    return Ratio.of(each)
+
+
+def _middle(values: list[Any]) -> Any:
+    return None if None in values else statistics.median(values)
+
+
+def _figure(rate: float, latencies: NDArray[np.float64], cpu_us: float | None = None) -> Figure:
+    p50, p99 = np.percentile(latencies, [50, 99])
+    return Figure(rate, float(p50) * 1e3, float(p99) * 1e3, cpu_us)

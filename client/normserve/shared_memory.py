@@ -1,0 +1,156 @@
+"""Inference through shared memory, as steps for both clients: each yields a call, and is sent its answer or thrown its error.
+
+Big inputs are put into a slot that the server has open, and big outputs are fetched from there. How much room an output takes
+is what it took last time, so the first answer of its kind comes through the connection. A slot is used again only after an
+answer: a call that failed or was given up may still be running at the server, and write.
+"""
+
+import warnings
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from normserve_proto import open_inference_pb2 as pb
+from normserve_proto.tensors import Array
+
+from normserve import requests
+from normserve.errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NormserveError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from normserve.placement import Answer, Arrangement, through_message
+from normserve.requests import Call, Inference
+from normserve.slots import Pool, Slot
+
+T = TypeVar("T")
+Steps = Generator[Call[Any], Any, T]
+
+MOST_KINDS = 256
+CLOSING_SECONDS = 1.0  # for taking leave of a server that may be gone
+# They say nothing about shared memory: the inference itself will be told the same.
+_PASSING = (UnavailableError, ResourceExhaustedError, DeadlineExceededError, CallCancelledError)
+
+
+class SharedMemoryWarning(UserWarning):
+    """Shared memory was asked for and cannot be used; tensors go through the connection."""
+
+
+class _UnusableError(Exception):
+    """Shared memory cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What answers to requests of a kind are like: the last one's version, and the most bytes that each output took."""
+
+    version: str
+    sizes: Mapping[str, int]
+
+
+class SharedMemory:
+    """What a client knows about shared memory; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._pool = Pool()
+        self._known: dict[object, Known] = {}
+        self._off = False
+
+    def infer(self, request: Inference) -> Steps[dict[str, Array]]:
+        """Runs a model, through shared memory where that works and is worth it."""
+        kind = _kind(request.message)
+        known = self._known.get(kind)
+        answer: Answer | None = None
+        try:
+            if not self._off:
+                answer = yield from self._through_slots(request, Arrangement.of(request, known.sizes if known else {}))
+        except _UnusableError as error:
+            self._off = True
+            text = f"shared memory is not used, tensors go through the connection: {error}"
+            warnings.warn(text, SharedMemoryWarning, stacklevel=4)  # where the client's `infer` is called
+        if answer is None or (known and known.version != answer.version and not request.message.outputs):
+            # Also where a new version has answered: it may have outputs that were not asked for.
+            answer = yield through_message(request)
+        self._remember(kind, answer, known)
+        return answer.outputs
+
+    def close(self) -> Steps[None]:
+        """Takes leave of the server."""
+        self._off = True
+        try:
+            for name in self._pool.empty():
+                yield requests.unregister(name)
+        except NormserveError:
+            return  # if there still is a server, it finds the leases ended
+
+    def _through_slots(self, request: Inference, arrangement: Arrangement) -> Steps[Answer | None]:
+        """Gives None where the inference has to go through the connection."""
+        for _ in range(2):  # again for a server that has been started again, and knows nothing of the slot
+            slot = self._taken(arrangement.byte_size)
+            if slot is None:
+                return None
+            try:
+                return (yield from self._through(slot, request, arrangement))
+            except NotFoundError as error:
+                if slot.name not in error.message:
+                    raise
+        raise _UnusableError("the server forgets what was registered")
+
+    def _taken(self, byte_size: int) -> Slot | None:
+        try:
+            return self._pool.take(byte_size) if byte_size else None
+        except OSError as error:
+            raise _UnusableError(f"no shared memory of {byte_size} bytes here: {error.strerror}") from None
+
+    def _through(self, slot: Slot, request: Inference, arrangement: Arrangement) -> Steps[Answer | None]:
+        answer: Answer | None = None
+        try:
+            if slot.registered or (yield from self._registered(slot)):
+                answer = yield arrangement.call(request, slot)
+        except InvalidArgumentError:  # perhaps an output takes more room than last time
+            if not arrangement.receives:
+                raise
+        finally:
+            if answer is None:
+                self._pool.drop(slot)
+            else:
+                self._pool.give_back(slot)
+        return answer
+
+    def _registered(self, slot: Slot) -> Steps[bool]:
+        try:
+            yield from self._tidied()
+            yield requests.register(slot.name, slot.key, slot.byte_size)
+        except _PASSING:
+            return False
+        except NormserveError as error:
+            raise _UnusableError(f"the server says: {error.message}") from None
+        finally:
+            slot.hide()
+        slot.registered = True
+        return True
+
+    def _tidied(self) -> Steps[None]:
+        for name in self._pool.dropped():
+            try:
+                yield requests.unregister(name)
+            except NormserveError:  # the lease has ended anyway
+                continue
+
+    def _remember(self, kind: object, answer: Answer, before: Known | None) -> None:
+        if len(self._known) >= MOST_KINDS:  # shapes that are never the same, say
+            self._known.clear()
+        least = before.sizes if before else {}  # where sizes vary, room for the largest so far
+        self._known[kind] = Known(
+            answer.version, {name: max(size, least.get(name, 0)) for name, size in answer.sizes().items()}
+        )
+
+
+def _kind(message: pb.ModelInferRequest) -> object:
+    """What requests have in common whose answers are probably alike."""
+    inputs = tuple((tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in message.inputs)
+    return message.model_name, message.model_version, inputs, tuple(output.name for output in message.outputs)

@@ -1,0 +1,101 @@
+"""What a serving process has beside its gRPC server, if it is alone: HTTP, a port of its own, and all metrics itself.
+
+`processes.private.Private` is the same for one of several workers.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+from normserve_server import metrics
+from normserve_server.http.site import Site
+from normserve_server.ports import check_free, joined
+from normserve_server.settings import Settings
+from normserve_server.state import State
+
+if TYPE_CHECKING:
+    from normserve_server.processes.fan_out import FanOut
+
+Look: TypeAlias = Callable[[], State]
+
+
+class Side(Protocol):
+    """The process's surroundings.
+
+    Attributes:
+        late: whether others serve already: then no call is to come in before it can be answered.
+        shares_port: whether other processes listen on the gRPC port too.
+        fan_out: what sends calls that concern all processes to all; None where there is one.
+    """
+
+    @property
+    def late(self) -> bool: ...  # noqa: D102 - above
+
+    @property
+    def shares_port(self) -> bool: ...  # noqa: D102
+
+    @property
+    def fan_out(self) -> "FanOut | None": ...  # noqa: D102
+
+    def grpc_port(self) -> int:
+        """The gRPC port to listen on, 0 for any; StartError where it is taken."""
+
+    async def start(self, look: Look) -> Mapping[str, str]:
+        """Begins to answer with the state that `look` gives; names what listens, for the log. StartError where it cannot."""
+
+    async def loaded(self) -> None:
+        """Is told that everything has been loaded or has failed, and waits until calls may come."""
+
+    async def stop(self) -> None:
+        """Ends it, last of all."""
+
+
+class Alone:
+    """A process without a supervisor.
+
+    Args:
+        settings: the service's.
+        registry: where its metrics are.
+        version: of the service.
+    """
+
+    late = False
+    shares_port = False
+    fan_out = None
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry, version: str) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._version = version
+        self._site: Site | None = None
+
+    def grpc_port(self) -> int:
+        """The one that is set."""
+        check_free("gRPC", self._settings.host, self._settings.grpc_port)
+        return self._settings.grpc_port
+
+    async def start(self, look: Look) -> Mapping[str, str]:
+        """Serves metrics and health over HTTP."""
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            self._registry.register(collector)
+        metrics.build_info(self._registry, self._version)
+        metrics.in_flight(self._registry, look)
+        self._site = Site(self._registry if self._settings.metrics else None, _asynchronous(look))
+        port = await self._site.start(self._settings.host, self._settings.http_port)
+        return {"http": f"http://{joined(self._settings.host, port)}"}
+
+    async def loaded(self) -> None:
+        """Calls come already."""
+
+    async def stop(self) -> None:
+        """Ends HTTP."""
+        if self._site is not None:
+            await self._site.stop()
+
+
+def _asynchronous(look: Look) -> Callable[[], Awaitable[State]]:
+    async def state() -> State:
+        return look()
+
+    return state

@@ -1,0 +1,99 @@
+"""Slots of shared memory: whose they are, how long they have a name, and when they are used again."""
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from normserve import slots
+from normserve.slots import Pool, Slot
+from normserve_proto import shared_memory as posix
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(posix, "FOLDER", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    yield Pool()
+    gc.collect()
+
+
+def take(pool: Pool, byte_size: int = 1) -> Slot:
+    slot = pool.take(byte_size)
+    assert slot is not None
+    slot.registered = True
+    return slot
+
+
+def test_an_object_is_its_users_and_has_a_name_until_it_is_hidden(folder: Path) -> None:
+    slot = Slot(5000)
+    path = folder / slot.key.removeprefix("/")
+    assert (path.stat().st_mode & 0o777, path.stat().st_size) == (0o600, 5000)
+    assert path.stat().st_blocks * 512 >= 5000  # real, so that no write fails later
+    slot.write(4990, b"0123456789")
+    assert path.read_bytes()[4990:] == bytes(slot.view(4990, 10)) == b"0123456789"
+    slot.hide()
+    slot.hide()
+    assert not path.exists()
+
+
+def test_a_lease_lasts_as_long_as_its_slot() -> None:
+    slot = Slot(1)
+    others = posix.open_object(slot.key)
+    assert not posix.lease_is_over(others)
+    del slot
+    gc.collect()
+    assert posix.lease_is_over(others)
+    os.close(others)
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "posix_fallocate"), (posix, "take_lease")])
+def test_what_cannot_be_made_leaves_nothing(folder: Path, module, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, name, fail)
+        with pytest.raises(OSError, match="No space"):
+            Slot(1)
+    assert not list(folder.iterdir())
+
+
+def test_slots_are_used_again_where_they_are_large_enough(pool: Pool) -> None:
+    slot = take(pool, 1000)
+    assert slot.byte_size == 1024
+    pool.give_back(slot)
+    assert take(pool, 1024) is slot
+    pool.give_back(slot)
+    larger = take(pool, 1025)
+    assert larger is not slot
+    assert pool.dropped() == [slot.name]
+    assert pool.dropped() == []
+
+
+def test_nobody_gets_a_slot_that_another_call_uses(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST_SLOTS", 2)
+    one, other = take(pool), take(pool)
+    assert one is not other
+    assert pool.take(1) is None
+    pool.drop(one)
+    third = take(pool)
+    assert third is not one
+    pool.give_back(other)
+    pool.give_back(third)
+    assert sorted(pool.empty()) == sorted([one.name, other.name, third.name])
+
+
+def test_a_slot_that_could_not_be_made_is_none_of_the_limit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST_SLOTS", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(posix, "FOLDER", "/no/such/folder")
+        with pytest.raises(FileNotFoundError):
+            pool.take(1)
+    take(pool)
+    assert pool.take(1) is None

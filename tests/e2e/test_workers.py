@@ -1,0 +1,325 @@
+"""`--workers 2`: two serving processes behind one port, under load, killed, drained, and orphaned."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from normserve.testing import RunningServer, running_server
+from normserve_proto import open_inference_pb2 as pb
+from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.parser import text_string_to_metric_families
+
+OPERATIONS = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+CLIENTS = 8
+SOFT_LIMIT = 512
+CHANNEL = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+
+
+@dataclass
+class Tally:
+    """What one client sent, and what came of it."""
+
+    sent: int = 0
+    codes: list[grpc.StatusCode] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        return self.codes.count(grpc.StatusCode.OK)
+
+    def check_drained(self) -> None:
+        """All were answered until the door was shut; whoever came then was told so, before the connection went."""
+        assert len(self.codes) == self.sent
+        assert self.codes[: self.answered] == [grpc.StatusCode.OK] * self.answered
+        assert self.codes[self.answered] == grpc.StatusCode.UNAVAILABLE
+        assert self.texts[0] == "the server is draining"
+
+
+def infer(stub: GRPCInferenceServiceStub, *, wait: bool = False) -> pb.ModelInferResponse:
+    message = pb.ModelInferRequest(model_name="digits")
+    message.inputs.add(name="image", datatype="FP32", shape=[2, 1, 8, 8])
+    message.raw_input_contents.append(np.zeros(2 * 64, "<f4").tobytes())
+    return stub.ModelInfer(message, timeout=20, wait_for_ready=wait)
+
+
+def hammer(address: str, tally: Tally, stop: threading.Event, wait: bool) -> None:
+    with grpc.insecure_channel(address, CHANNEL) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        while not stop.is_set():
+            tally.sent += 1
+            try:
+                infer(stub, wait=wait)
+                tally.codes.append(grpc.StatusCode.OK)
+            except grpc.RpcError as error:
+                tally.codes.append(error.code())
+                tally.texts.append(error.details())
+                time.sleep(0.01)
+
+
+class Load:
+    """Clients, each with a connection of its own, that call until they are told to stop.
+
+    Args:
+        address: of the server.
+        wait: whether a call waits for a connection while there is none.
+    """
+
+    def __init__(self, address: str, *, wait: bool = False) -> None:
+        self.tallies = [Tally() for _ in range(CLIENTS)]
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=hammer, args=(address, tally, self._stop, wait)) for tally in self.tallies]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        until(lambda: min(tally.answered for tally in self.tallies) > 5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def get(server: RunningServer, path: str) -> str:
+    with urllib.request.urlopen(f"http://{server.http_address}{path}", timeout=10) as response:
+        return response.read().decode()
+
+
+def value(server: RunningServer, name: str) -> float:
+    lines = get(server, "/metrics").splitlines()
+    return next((float(line.removeprefix(name)) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+OK_COUNT = 'normserve_requests_total{code="OK",method="ModelInfer",model="digits",version="1"}'
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def folder_of(worker: int) -> Path:
+    variables = dict(line.split("=", 1) for line in Path(f"/proc/{worker}/environ").read_text().split("\0") if "=" in line)
+    return Path(variables["PROMETHEUS_MULTIPROC_DIR"]).parent
+
+
+def ok_by_worker(folder: Path) -> list[float]:
+    counts = []
+    for path in sorted((folder / "metrics").glob("counter_*.db")):
+        entries = MmapedDict.read_all_values_from_file(str(path))
+        counts.append(sum(value for key, value, *_ in entries if '"normserve_requests_total"' in key and '"OK"' in key))
+    return counts
+
+
+@pytest.fixture(scope="module")
+def server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningServer]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(SOFT_LIMIT, hard), hard))
+    arguments = ("--workers", "2", "--cache-dir", str(cache_dir), "--log-format", "json")
+    with running_server(digits_repository, arguments=arguments) as server:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        yield server
+        (worker, _) = children(server.process.pid)
+        folder = folder_of(worker)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+    assert not folder.exists()
+
+
+def test_both_workers_are_called_and_their_metrics_add_up(server: RunningServer) -> None:
+    before = value(server, OK_COUNT)
+    with Load(server.grpc_address) as load:
+        until(lambda: sum(tally.answered for tally in load.tallies) > 200)
+    answered = sum(tally.answered for tally in load.tallies)
+    assert answered == sum(tally.sent for tally in load.tallies)
+    until(lambda: value(server, OK_COUNT) == before + answered, 5)  # the answer leaves before it is counted
+    by_worker = ok_by_worker(folder_of(children(server.process.pid)[0]))
+    assert len(by_worker) == 2
+    assert min(by_worker) > 0
+    assert sum(by_worker) == before + answered
+    assert value(server, "normserve_workers") == 2
+    assert value(server, "normserve_requests_in_flight") == 0
+
+
+def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) -> None:
+    restarts = value(server, "normserve_worker_restarts_total")
+    counts = []
+    with Load(server.grpc_address, wait=True) as load:
+        counts.append(value(server, OK_COUNT))
+        victim = children(server.process.pid)[0]
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        while value(server, "normserve_worker_restarts_total") == restarts or value(server, "normserve_workers") < 2:
+            counts.append(value(server, OK_COUNT))
+            assert time.monotonic() < killed + 60
+            time.sleep(0.1)
+        assert value(server, "normserve_worker_restarts_total") == restarts + 1
+        marks = [tally.answered for tally in load.tallies]
+        until(lambda: all(tally.answered > mark + 5 for tally, mark in zip(load.tallies, marks, strict=True)))
+    counts.append(value(server, OK_COUNT))
+    assert counts == sorted(counts)
+    failed = [code for tally in load.tallies for code in tally.codes if code is not grpc.StatusCode.OK]
+    assert set(failed) <= {grpc.StatusCode.UNAVAILABLE}
+    assert len(failed) <= 3 * CLIENTS  # what the dead worker was at, and who came back to it before its port was closed
+    assert sum(tally.answered for tally in load.tallies) + len(failed) == sum(tally.sent for tally in load.tallies)
+    assert victim not in children(server.process.pid)
+    workers = children(server.process.pid)
+    assert len(workers) == len(ok_by_worker(folder_of(workers[0]))) == 2  # the new one goes on where the old one has stopped
+
+
+def test_the_service_stays_ready_while_a_worker_is_replaced(server: RunningServer) -> None:
+    os.kill(children(server.process.pid)[1], signal.SIGKILL)
+    until(lambda: value(server, "normserve_workers") == 1, 5)
+    assert '"ready": true' in get(server, "/health/ready")
+    until(lambda: value(server, "normserve_workers") == 2)
+
+
+def test_workers_name_themselves_in_the_log(server: RunningServer) -> None:
+    assert {'"worker": 0', '"worker": 1'} <= set(re.findall(r'"worker": \d', server.log))
+
+
+def test_open_files_are_as_many_as_the_system_gives(server: RunningServer) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for worker in ("supervisor", "0", "1"):
+        assert value(server, f'process_max_fds{{worker="{worker}"}}') == hard
+
+
+def test_the_documented_metrics_are_the_exported_ones(server: RunningServer) -> None:
+    row = re.compile(r"^\| `(normserve_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \| [^|]+ \|$", re.MULTILINE)
+    documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(OPERATIONS)}
+    families = [f for f in text_string_to_metric_families(get(server, "/metrics")) if f.name.startswith("normserve_")]
+    exported = {
+        f.name + ("_total" if f.type == "counter" else ""): (
+            f.type,
+            frozenset(label for sample in f.samples for label in sample.labels) - {"le"},
+        )
+        for f in families
+    }
+    assert exported == documented
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_loses_nothing(digits_repository: Path, cache_dir: Path, number: signal.Signals) -> None:
+    arguments = ("--workers", "2", "--cache-dir", str(cache_dir))
+    with running_server(digits_repository, arguments=arguments) as server, Load(server.grpc_address) as load:
+        workers = children(server.process.pid)
+        if number is signal.SIGTERM:  # as systemd does it, to every process at once
+            for worker in workers:
+                os.kill(worker, number)
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 0
+        assert not any(alive(worker) for worker in workers)
+    for tally in load.tallies:
+        tally.check_drained()
+
+
+def test_a_second_signal_ends_all_at_once(digits_repository: Path, cache_dir: Path) -> None:
+    arguments = ("--workers", "2", "--cache-dir", str(cache_dir), "--drain-delay-seconds", "60")
+    with running_server(digits_repository, arguments=arguments) as server:
+        workers = children(server.process.pid)
+        server.process.terminate()
+        until(lambda: server.log.count('"draining"') == 3)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            get(server, "/health/ready")
+        server.process.terminate()
+        assert server.process.wait(10) == 128 + signal.SIGTERM
+        assert not any(alive(worker) for worker in workers)
+
+
+def test_a_replacement_that_serves_less_takes_no_calls(digits_repository: Path, cache_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_repository, tmp_path / "r")
+    arguments = ("--workers", "2", "--cache-dir", str(cache_dir), "--log-format", "json")
+    with running_server(tmp_path / "r", arguments=arguments) as server:
+        (tmp_path / "r" / "digits").rename(tmp_path / "r" / ".hidden")
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
+        until(lambda: '"missing": ["digits/1"]' in server.log)
+        assert value(server, "normserve_workers") == 1
+        assert '"ready": true' in get(server, "/health/ready")
+        for _ in range(8):
+            with grpc.insecure_channel(server.grpc_address, CHANNEL) as channel:
+                infer(GRPCInferenceServiceStub(channel))
+        (tmp_path / "r" / ".hidden").rename(tmp_path / "r" / "digits")
+        until(lambda: value(server, "normserve_workers") == 2)
+        assert "Traceback" not in server.log
+
+
+def test_workers_do_not_outlive_their_supervisor(digits_repository: Path, cache_dir: Path) -> None:
+    arguments = ("--workers", "2", "--cache-dir", str(cache_dir))
+    with running_server(digits_repository, arguments=arguments) as server, Load(server.grpc_address) as load:
+        workers = children(server.process.pid)
+        folder = folder_of(workers[0])
+        server.process.kill()
+        until(lambda: not any(alive(worker) for worker in workers), 10)
+        assert not folder.exists()
+    for tally in load.tallies:
+        tally.check_drained()
+
+
+def run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "normserve_server", "--repository", str(repository), "--workers", "2", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_no_worker_can_start_with_is_one_clear_line(digits_repository: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / "absent", "--grpc-port", "0", "--http-port", "0", "--log-level", "error")
+    assert result.returncode == 1
+    assert result.stderr == f"normserve serve: repository: there is no folder {tmp_path}/absent\n"
+    result = run(digits_repository, "--workers", "0")
+    assert (result.returncode, "workers: wanted greater than or equal to 1, got '0'" in result.stderr) == (2, True)
+
+
+def test_a_port_in_use_is_one_clear_line(server: RunningServer, digits_repository: Path) -> None:
+    ports = [address.rpartition(":")[2] for address in (server.grpc_address, server.http_address)]
+    result = run(digits_repository, "--grpc-port", ports[0], "--http-port", "0")
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"normserve serve: gRPC port {ports[0]} on 127.0.0.1: Address already in use\n",
+    )
+    result = run(digits_repository, "--grpc-port", "0", "--http-port", ports[1])
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"normserve serve: HTTP port {ports[1]} on 127.0.0.1: Address already in use\n",
+    )
+
+
+def test_without_metrics_nothing_is_recorded(digits_repository: Path, cache_dir: Path) -> None:
+    arguments = ("--no-metrics", "--cache-dir", str(cache_dir))
+    with (
+        running_server(digits_repository, arguments=arguments) as server,
+        grpc.insecure_channel(server.grpc_address, CHANNEL) as channel,
+    ):
+        assert infer(GRPCInferenceServiceStub(channel)).model_name == "digits"
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(server, "/metrics")
+        assert '"ready": true' in get(server, "/health/ready")

@@ -1,0 +1,76 @@
+import asyncio
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from normserve_server.calls import Call
+from normserve_server.metrics import SECONDS, Metrics
+from normserve_server.recording import FLUSH_SECONDS, Answered, Recorder, observe_all
+from normserve_server.statistics import Laps, Statistics
+from normserve_server.tracing import Traces
+from prometheus_client import CollectorRegistry, Histogram
+
+OK, INTERNAL = grpc.StatusCode.OK, grpc.StatusCode.INTERNAL
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple, float]:
+    return {
+        (one.name, *sorted(one.labels.items())): one.value
+        for family in registry.collect()
+        for one in family.samples
+        if one.value
+    }
+
+
+@given(st.lists(st.sampled_from(SECONDS) | st.floats(0, 100)))
+def test_many_are_observed_as_they_are_one_by_one(amounts: list[float]) -> None:
+    registries = CollectorRegistry(), CollectorRegistry()
+    together, alone = (Histogram("h", "of seconds", buckets=SECONDS, registry=registry) for registry in registries)
+    observe_all(together, amounts)
+    for amount in amounts:
+        alone.observe(amount)
+    assert samples(registries[0]) == pytest.approx(samples(registries[1]))
+    assert [key for key in samples(registries[0]) if "_sum" not in key[0]] == [
+        key for key in samples(registries[1]) if "_sum" not in key[0]
+    ]
+
+
+def answered(code: grpc.StatusCode, statistics: Statistics, model: str = "net") -> Answered:
+    call = Call("ModelInfer", model=model, version="1", statistics=statistics)
+    call.phases = {"decode": 0.001, "queue": 0.5} if code is OK else {"decode": 0.001}
+    call.samples, call.laps = (3, Laps(0.1, 0.2, 0.3)) if code is OK else (0, None)
+    return Answered(call, code, 0.75, 100, 50)
+
+
+async def test_what_was_noted_is_recorded_by_itself_and_once() -> None:
+    registry, statistics = CollectorRegistry(), Statistics()
+    recorder = Recorder(Metrics(registry, "0"), Traces())
+    for code in (OK, INTERNAL, OK):
+        recorder.note(answered(code, statistics))
+    assert not statistics.success.count
+    await asyncio.sleep(5 * FLUSH_SECONDS)
+    assert statistics.success.count
+    recorder.flush()
+    key = (("method", "ModelInfer"), ("model", "net"), ("version", "1"))
+    found = samples(registry)
+    assert found["normserve_requests_total", ("code", "OK"), *key] == 2
+    assert found["normserve_requests_total", ("code", "INTERNAL"), *key] == 1
+    assert found["normserve_request_duration_seconds_count", *key] == 3
+    assert found["normserve_request_duration_seconds_bucket", ("le", "0.75"), *key] == 3
+    assert ("normserve_request_duration_seconds_bucket", ("le", "0.5"), *key) not in found
+    assert found["normserve_request_bytes_total", *key] == 300
+    assert found["normserve_phase_duration_seconds_sum", *key[:2], ("phase", "queue"), key[2]] == 1.0
+    assert found["normserve_phase_duration_seconds_count", *key[:2], ("phase", "decode"), key[2]] == 3
+    assert (statistics.success.count, statistics.fail.count, statistics.samples) == (2, 1, 6)
+    assert statistics.compute.infer.seconds == pytest.approx(0.4)
+
+
+async def test_models_are_kept_apart() -> None:
+    registry = CollectorRegistry()
+    recorder = Recorder(Metrics(registry, "0"), Traces())
+    for model in ("a", "b", "a"):
+        recorder.note(answered(OK, Statistics(), model))
+    recorder.flush()
+    counts = {dict(key[1:])["model"]: value for key, value in samples(registry).items() if key[0] == "normserve_requests_total"}
+    assert counts == {"a": 2, "b": 1}
