@@ -141,7 +141,7 @@ async def through_shared_memory(sweep: Sweep) -> dict[str, Any]:
         told["twice"] = await sweep.call("register_system_shared_memory", "in", key, IMAGES.nbytes)
         told["status"] = await sweep.call("get_system_shared_memory_status", as_json=True)
         result = await sweep.call("infer", MODEL, sweep.inputs(region="in"), outputs=sweep.outputs(region="out"))
-        told["in_message"] = result.as_numpy("logits") is not None
+        told["in_message"] = [list(data) for data in result.get_response().raw_output_contents]
         told["in_region"] = shared_memory.get_contents_as_numpy(region, np.float32, (3, 10), IMAGES.nbytes).tolist()
         told["unregister"] = await sweep.call("unregister_system_shared_memory", "in")
         told["unregister_all"] = await sweep.call("unregister_system_shared_memory")

@@ -72,3 +72,12 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 def _text(value: str) -> bytes:
     assert len(value) < 127  # one byte of length
     return bytes([len(value)]) + value.encode()
+
+
+def grpc_status(connection: socket.socket) -> int | None:
+    """The status of the first call of a connection; None where the server closed it instead."""
+    while (frame := read_frame(connection)) is not None:
+        if frame.kind == HEADERS and frame.flags & END_STREAM:
+            _, _, value = frame.payload.partition(b"grpc-status")  # not in a table yet
+            return int(value[1 : 1 + value[0]])
+    return None
