@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+from normserve_server import opening, placement
+from normserve_server.devices import CPU, Device
+from normserve_server.model_config import InstanceGroup, ModelConfig
+from normserve_server.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("workers", "instances", "given", "threads"),
+    [(1, 1, 0, 0), (2, 1, 0, 4), (1, 2, 0, 4), (2, 2, 0, 2), (16, 1, 0, 1), (2, 1, 5, 5)],
+)
+def test_all_instances_of_all_workers_share_the_cores(
+    digits_repository: Path, monkeypatch: pytest.MonkeyPatch, workers: int, instances: int, given: int, threads: int
+) -> None:
+    monkeypatch.setattr(placement, "cores", lambda: 8)
+    monkeypatch.setattr(opening, "SMALL_RUN_SECONDS", 0.0)
+    folder = digits_repository / "digits"
+    settings = Settings(repository=(digits_repository,), workers=workers, intra_op_threads=given)
+    config = ModelConfig(instances=(InstanceGroup(instances),))
+    opened = opening.open_all(folder / "1" / "model.onnx", folder, config, settings, Device(CPU))
+    assert [one.threads for one in opened] == [threads] * instances
