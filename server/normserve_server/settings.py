@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
     http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of /metrics and /health; 0 for any free one")
     workers: int = Field(1, ge=1, le=256, description="serving processes; more than one share the gRPC port")
+    worker_timeout_seconds: float = Field(
+        30.0, ge=1, description="longest silence of one of several workers before it is killed and replaced"
+    )
     device: str = Field("auto", description="auto, cpu or cuda:N; auto is the first GPU where there is one")
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")

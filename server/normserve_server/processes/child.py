@@ -1,6 +1,7 @@
 """One worker process, from the supervisor's side."""
 
 import asyncio
+import shutil
 import signal
 import sys
 
@@ -14,6 +15,7 @@ from normserve_server.state import State, unpacked
 
 LOOK_SECONDS = 1.0  # a worker whose loop is not free for so long does not answer health checks in time
 
+START_SECONDS = 300.0  # longest until a worker's private socket is there; Python loads its libraries first
 LAST_CALLS_SECONDS = 1.0
 
 
@@ -64,6 +66,17 @@ class Child:
         except grpc.aio.AioRpcError as error:
             return None if error.code() is grpc.StatusCode.UNAVAILABLE else State()
 
+    async def hangs(self) -> None:
+        """Waits until it has been silent for `worker_timeout_seconds`.
+
+        Only its state is asked for, which it has at hand; loads and drains may take as long as they like.
+        """
+        seconds = self.place.settings.worker_timeout_seconds
+        within = START_SECONDS + seconds
+        while await self._answers(within):
+            within = seconds
+            await asyncio.sleep(seconds / 4)
+
     async def answer(self, method: str, data: bytes) -> Outcome | None:
         """What it answers to a call of all workers; None where it dies over it."""
         try:
@@ -86,6 +99,13 @@ class Child:
         """Ends the connection to it, once nobody asks it any more and it has ended; what was asked is told so first."""
         await self._channel.close(LAST_CALLS_SECONDS)
 
+    async def _answers(self, within_seconds: float) -> bool:
+        try:
+            await self._call("State", wait=True, within_seconds=within_seconds)
+        except grpc.aio.AioRpcError as error:  # any other comes of its end, as `ended` will tell
+            return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+        return True
+
     async def _call(self, method: str, data: bytes = b"", *, wait: bool = False, within_seconds: float | None = None) -> bytes:
         ask: Ask = self._channel.unary_unary(f"/{WORKER}/{method}")
         answer: bytes = await ask(data, wait_for_ready=wait, timeout=within_seconds)
@@ -98,6 +118,7 @@ async def start(told: Place) -> Child:
     It is in a session of its own, so that the terminal's Ctrl-C reaches it by way of the supervisor only.
     """
     told.last_words.unlink(missing_ok=True)
+    await asyncio.to_thread(_empty, told)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "normserve_server.processes.worker"),
         stdin=asyncio.subprocess.PIPE,
@@ -107,3 +128,9 @@ async def start(told: Place) -> Child:
     assert process.stdin is not None  # noqa: S101 - opened as a pipe above
     process.stdin.write(told.packed())
     return Child(told, process)
+
+
+def _empty(told: Place) -> None:
+    """Clears away what a worker that was killed has left in the slot's folder."""
+    shutil.rmtree(told.scratch, ignore_errors=True)
+    told.scratch.mkdir(mode=0o700, exist_ok=True)

@@ -31,6 +31,8 @@ SHARED = frozenset(
     }
 )
 
+DRAIN_MORE_SECONDS = 9.0  # that a worker's drain takes beside its two settings, at most
+
 Ask: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 # Of messages between the processes. They connect again at once: the other end is on this machine, or is being started.
@@ -78,6 +80,11 @@ class Place:
         return self.folder / "metrics"
 
     @property
+    def scratch(self) -> Path:
+        """The folder of temporary files, such as those that come in a load; a worker that replaces another finds it empty."""
+        return self.folder / f"{self.slot}.tmp"
+
+    @property
     def last_words(self) -> Path:
         """The file in which a worker that cannot start says why."""
         return self.folder / f"{self.slot}.error"
@@ -95,9 +102,16 @@ def unpacked(line: bytes) -> Place:
     return Place(told["slot"], told["port"], Path(told["folder"]), told["late"], settings)
 
 
+def drain_seconds(settings: Settings) -> float:
+    """How long a worker's drain takes at most."""
+    return settings.drain_delay_seconds + settings.drain_timeout_seconds + DRAIN_MORE_SECONDS
+
+
 def environment(place: Place) -> dict[str, str]:
     """The variables of a worker's process: the supervisor's, and those that libraries read when they are loaded."""
-    own = {"PROMETHEUS_MULTIPROC_DIR": str(place.metrics)} if place.settings.metrics else {}
+    own = {"TMPDIR": str(place.scratch)}
+    if place.settings.metrics:
+        own["PROMETHEUS_MULTIPROC_DIR"] = str(place.metrics)
     share = max(1, cores() // place.settings.workers)
     threads = {"OMP_NUM_THREADS": str(share)}  # torch's; a setting of the user's wins
     return threads | os.environ | own

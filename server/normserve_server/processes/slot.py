@@ -25,7 +25,7 @@ class Slot:
 
     Args:
         number: of the slot.
-        start: starts a worker; is told whether the slot has had one before that took calls.
+        start: starts a worker.
         join: makes a worker that was started one of the service, until it takes calls.
         leave: is told of a worker's end, and whether it is going to be replaced.
 
@@ -37,7 +37,7 @@ class Slot:
     def __init__(
         self,
         number: int,
-        start: Callable[[int, bool], Awaitable[Child]],
+        start: Callable[[int], Awaitable[Child]],
         join: Callable[[Child], Awaitable[None]],
         leave: Callable[[Child, bool], None],
     ) -> None:
@@ -82,7 +82,7 @@ class Slot:
     async def _one(self) -> tuple[Child | None, int]:
         """Has one worker running until it ends; gives it and its exit code, or None where the system does not start it."""
         try:
-            child = self.child = await self._start(self.number, self.served)
+            child = self.child = await self._start(self.number)
         except OSError as error:
             _log.error("worker cannot be started", worker=self.number, reason=error.strerror)
             return None, CANNOT_START[0]
@@ -91,11 +91,12 @@ class Slot:
     async def _until_end(self, child: Child) -> int:
         if self._stop.is_set():  # while it was being started
             child.signal(signal.SIGTERM)
-        joining = asyncio.create_task(self._enter(child))
+        tasks = [asyncio.create_task(self._enter(child)), asyncio.create_task(self._watch(child))]
         try:
             return await child.ended()
         finally:
-            joining.cancel()
+            for task in tasks:
+                task.cancel()
             self.child = None
             self._leave(child, not self._stop.is_set())
             await child.close()
@@ -109,6 +110,11 @@ class Slot:
             _log.exception("worker cannot join", worker=self.number)
             child.signal(signal.SIGTERM)
         self.served = self.served or child.opened is not None
+
+    async def _watch(self, child: Child) -> None:
+        await child.hangs()
+        _log.error("worker does not answer and is killed", worker=self.number, pid=child.pid)
+        child.signal(signal.SIGKILL)
 
 
 def wait_seconds(died_young: int) -> float:

@@ -24,7 +24,7 @@ from normserve_server.processes import child
 from normserve_server.processes.child import Child
 from normserve_server.processes.control import Control
 from normserve_server.processes.exposition import Merged, Processes
-from normserve_server.processes.place import Place
+from normserve_server.processes.place import Place, drain_seconds
 from normserve_server.processes.slot import Slot
 from normserve_server.settings import Settings
 from normserve_server.state import State, ready_models, together
@@ -91,8 +91,11 @@ class Supervisor:
         self._end(signal.SIGTERM)
         ended: asyncio.Future[Any] = asyncio.gather(*keeping, return_exceptions=True)
         hurrying: asyncio.Future[Any] = asyncio.create_task(hurry.wait())
-        await asyncio.wait({ended, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        longest = drain_seconds(self._settings)
+        done, _ = await asyncio.wait({ended, hurrying}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
+        if not done:
+            _log.error("workers that do not end are killed", workers=sorted(self._pids()), after_seconds=longest)
         if not ended.done():
             self._end(signal.SIGKILL)
         await ended
@@ -102,7 +105,8 @@ class Supervisor:
         for slot in self._slots:
             slot.end(number)
 
-    async def _start(self, number: int, late: bool) -> Child:
+    async def _start(self, number: int) -> Child:
+        late = any(slot.served for slot in self._slots)
         started = await child.start(Place(number, self._port, self._folder, late, self._settings))
         _log.info("worker started", worker=number, pid=started.pid)
         return started

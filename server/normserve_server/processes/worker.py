@@ -19,7 +19,6 @@ from normserve_server.processes import place
 from normserve_server.processes.place import Place
 
 STDIN = 0
-MORE_SECONDS = 10.0  # than a drain takes at most
 
 
 class Orphanage(threading.Thread):
@@ -38,7 +37,7 @@ class Orphanage(threading.Thread):
         """Asks this process to drain once the supervisor has died, and has it ended where it does not."""
         os.read(STDIN, 1)
         self.orphaned = True
-        faulthandler.dump_traceback_later(self._drain_seconds + MORE_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(self._drain_seconds, exit=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -49,7 +48,7 @@ def main() -> int:
         return 1
     told = place.unpacked(line)
     chosen = told.settings
-    watch = Orphanage(chosen.drain_delay_seconds + chosen.drain_timeout_seconds)
+    watch = Orphanage(place.drain_seconds(chosen))
     watch.start()
     levels = logs.configure(chosen.log_level, chosen.log_format, worker=told.slot)
     _record_by_slot(told)

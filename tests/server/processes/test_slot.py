@@ -13,16 +13,20 @@ from normserve_server.processes.slot import Slot, wait_seconds
 
 
 class FakeChild:
-    def __init__(self, late: bool, words: Path) -> None:
-        self.slot, self.pid, self.late = 0, 1, late
+    def __init__(self, words: Path) -> None:
+        self.slot, self.pid = 0, 1
         self.place = SimpleNamespace(last_words=words)
         self.met = True
         self.opened: float | None = None
         self.signals: list[signal.Signals] = []
+        self.silent = asyncio.Event()
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def ended(self) -> int:
         return await self.code
+
+    async def hangs(self) -> None:
+        await self.silent.wait()
 
     async def close(self) -> None:
         pass
@@ -47,11 +51,11 @@ class Keeper:
         self.fails = 0
         self.keeping = asyncio.create_task(self.slot.keep())
 
-    async def start(self, _number: int, late: bool) -> FakeChild:
+    async def start(self, _number: int) -> FakeChild:
         if self.fails:
             self.fails -= 1
             raise BlockingIOError(11, "Resource temporarily unavailable")
-        self.children.append(FakeChild(late, self.words))
+        self.children.append(FakeChild(self.words))
         return self.children[-1]
 
     async def join(self, child: FakeChild) -> None:
@@ -72,11 +76,10 @@ async def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keeper:
     return Keeper(tmp_path, monkeypatch)
 
 
-async def test_who_dies_is_replaced_by_one_that_comes_late(keeper: Keeper) -> None:
+async def test_who_dies_is_replaced(keeper: Keeper) -> None:
     first = await keeper.child(1)
-    assert not first.late
     first.code.set_result(-9)
-    assert (await keeper.child(2)).late
+    await keeper.child(2)
     keeper.slot.end(signal.SIGTERM)
     assert await keeper.keeping == -signal.SIGTERM
     assert keeper.replaced == [True, False]
@@ -125,6 +128,15 @@ async def test_a_worker_that_is_stopped_before_it_was_met_has_ended_well(keeper:
     (await keeper.child(1)).met = False
     keeper.slot.end(signal.SIGTERM)
     assert await keeper.keeping == 0
+
+
+async def test_who_hangs_is_killed_and_replaced(keeper: Keeper) -> None:
+    first = await keeper.child(1)
+    first.silent.set()
+    await keeper.child(2)
+    keeper.slot.end(signal.SIGTERM)
+    await keeper.keeping
+    assert first.signals == [signal.SIGKILL]
 
 
 async def test_the_end_does_not_wait_for_a_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
