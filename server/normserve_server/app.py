@@ -59,6 +59,7 @@ INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
 INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
+UNLOAD_SECONDS = 5.0  # for models to go; a run may never end
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
 EXTENSIONS = (  # by Triton's names
@@ -156,8 +157,10 @@ class App:
         with contextlib.suppress(TimeoutError):  # some never stop calling
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
-        await self._control.close()
-        await self._normalizer.close()
+        try:
+            await asyncio.wait_for(asyncio.gather(self._control.close(), self._normalizer.close()), UNLOAD_SECONDS)
+        except TimeoutError:
+            _log.warning("a run that does not end is left behind")
         self._recorder.flush()
         await self._side.stop()
         _log.info("stopped")

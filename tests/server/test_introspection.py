@@ -42,7 +42,7 @@ async def statistics(repository: Repository, name: str = "", number: str = "") -
     ("name", "number", "wanted", "labels"),
     [
         ("", "", [("a", "1"), ("a", "2"), ("b", "1")], ("", "")),
-        ("a", "", [("a", "1"), ("a", "2")], ("a", "")),
+        ("a", "", [("a", "1"), ("a", "2")], ("", "")),
         ("a", "02", [("a", "2")], ("a", "2")),
     ],
 )
