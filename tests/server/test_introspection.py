@@ -24,7 +24,7 @@ def version(model: str, number: int, state: str = READY) -> Version:
 @pytest.fixture
 def repository() -> Repository:
     """A real one, with versions that have nothing behind them."""
-    made = Repository(Metrics(CollectorRegistry(), "0"))
+    made = Repository(Metrics(CollectorRegistry()))
     for one in (version("a", 1), version("a", 2), version("a", 3, LOADING), version("b", 1), version("c", 1, LOADING)):
         made.put(one)
     return made
