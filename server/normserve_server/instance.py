@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import thread_time
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -148,12 +149,13 @@ class Instance:
         padded = self._padded(size) if self._buckets else size
         whole = len(batch) == 1 and padded == size
         inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
-        started = now()
+        started, worked = now(), thread_time()
         try:
             outputs = self._servable.run(inputs)
         finally:
             ended = now()
             self._remember((batch[0].shape_key, size), ended - started)
+            self._bar(thread_time() - worked)
         self._worked = True
         outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
         return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
@@ -199,11 +201,14 @@ class Instance:
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
 
+    def _bar(self, worked_seconds: float) -> None:
+        """Keeps runs off the loop after one that took long by itself, and not because the system had other things to do."""
+        if worked_seconds > BARRING_SECONDS:
+            self._barred_until = now() + worked_seconds / BARRED_SHARE
+
     def _remember(self, key: tuple[object, int], seconds: float) -> None:
         if len(self._seconds) >= MAX_KNOWN_SHAPES:
             self._seconds.clear()
-        if seconds > BARRING_SECONDS:
-            self._barred_until = now() + seconds / BARRED_SHARE
         before = self._seconds.get(key, seconds)
         # One run that the system interrupted for milliseconds says nothing about the next; several in a row do.
         self._seconds[key] = before + SMOOTHING * (min(seconds, 2 * before) - before)
