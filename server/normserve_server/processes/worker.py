@@ -21,7 +21,7 @@ from normserve_server.processes.place import Place
 STDIN = 0
 
 
-class Orphanage(threading.Thread):
+class SupervisorWatch(threading.Thread):
     """Watches the supervisor.
 
     Attributes:
@@ -29,7 +29,7 @@ class Orphanage(threading.Thread):
     """
 
     def __init__(self, drain_seconds: float) -> None:
-        super().__init__(name="orphanage", daemon=True)
+        super().__init__(name="supervisor-watch", daemon=True)
         self.orphaned = False
         self._drain_seconds = drain_seconds
 
@@ -48,7 +48,7 @@ def main() -> int:
         return 1
     told = place.unpacked(line)
     chosen = told.settings
-    watch = Orphanage(place.drain_seconds(chosen))
+    watch = SupervisorWatch(place.drain_seconds(chosen))
     watch.start()
     levels = logs.configure(chosen.log_level, chosen.log_format, worker=told.slot)
     _record_by_slot(told)
