@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,13 @@ import grpc
 from normserve.testing import RunningServer, running_server
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from workers_load import until, value
 
 LOGGED = {"log_verbose_level": pb.LogSettingsRequest.SettingValue(uint32_param=1)}
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def workers(server: RunningServer) -> float:
-    with urllib.request.urlopen(f"http://{server.http_address}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("normserve_workers "))
+    return value(server, "normserve_workers")
 
 
 def logged(server: RunningServer) -> list[dict[str, Any]]:
