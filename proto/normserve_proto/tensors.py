@@ -117,6 +117,8 @@ class Layout:
             raise TensorError(
                 f"tensor '{self.name}': {self.datatype} of shape {list(self.shape)} takes {size} bytes, got {len(raw)}"
             )
+        if self.datatype == "BOOL":
+            _check_bools(self.name, raw)
         return _reshape(self.name, np.frombuffer(raw, self.dtype), self.shape)
 
 
@@ -228,6 +230,13 @@ def _numbers(tensor: TensorMessage, dtype: np.dtype[Any], values: Sequence[int |
         return np.array(values, dtype)
     except OverflowError as error:  # int_contents carries INT8 and INT16 too
         raise TensorError(f"tensor '{tensor.name}': a value does not fit {tensor.datatype}: {error}") from None
+
+
+def _check_bools(name: str, raw: Buffer) -> None:
+    """Kernels count with a bool's byte: one that is 250 would be taken for 250 times true."""
+    values = np.frombuffer(raw, np.uint8)
+    if values.size and values.max() > 1:
+        raise TensorError(f"tensor '{name}': a BOOL is a byte 0 or 1, got {values.max()}")
 
 
 def _object_array(elements: list[bytes]) -> Array:

@@ -59,6 +59,7 @@ INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
 INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
+UNLOAD_SECONDS = 5.0  # for models to go; a run may never end
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
 
 EXTENSIONS = (  # by Triton's names
@@ -142,8 +143,12 @@ class App:
         if late:
             await self._accept(self._listen(), addresses)
 
-    async def drain(self) -> None:
-        """Takes the service down; every call that was accepted is answered."""
+    async def drain(self) -> bool:
+        """Takes the service down; every call that was accepted is answered, unless its run does not end.
+
+        Returns:
+            Whether all runs have ended.
+        """
         _log.info("draining", in_flight=self._admission.calls)
         self._open = False
         await self._background.close()
@@ -156,11 +161,16 @@ class App:
         with contextlib.suppress(TimeoutError):  # some never stop calling
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
-        await self._control.close()
-        await self._normalizer.close()
+        ended = True
+        try:
+            await asyncio.wait_for(asyncio.gather(self._control.close(), self._normalizer.close()), UNLOAD_SECONDS)
+        except TimeoutError:
+            ended = False
+            _log.error("a run that does not end is left behind")
         self._recorder.flush()
         await self._side.stop()
         _log.info("stopped")
+        return ended
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.
@@ -228,7 +238,8 @@ async def serve(settings: Settings, levels: Levels, place: Place | None = None) 
         stopping.cancel()
         await starting
     await stopping
-    await app.drain()
+    if not await app.drain():
+        os._exit(1)  # the interpreter's own end would be aborted by the thread that still runs
 
 
 def _on_signals(stop: Callable[[], None], *, once: bool) -> None:

@@ -99,20 +99,21 @@ class Batcher:
             self._forget(pending)
             raise
         finally:
+            if pending.alarm is not None:
+                pending.alarm.cancel()  # or it would keep the request, which its sender may let wait for years
             if pending.began:
                 call.lap_at("queue", pending.began)
                 call.lap("compute")
                 call.samples, call.laps = work.size, pending.laps
 
     async def probe(self, timeout_seconds: float) -> None:
-        """Runs a sample on every instance, beside what they have to do.
+        """Finds out whether every instance works; see `Instance.probe`.
 
         Raises:
             ServiceError: one failed.
-            TimeoutError: they did not all answer in time.
+            TimeoutError: one did not answer in time.
         """
-        async with asyncio.timeout(timeout_seconds):
-            await asyncio.gather(*(instance.probe() for instance in self._instances))
+        await asyncio.gather(*(instance.probe(timeout_seconds) for instance in self._instances))
 
     async def close(self) -> None:
         """Takes nothing more, finishes what waits and runs, and ends the instances."""
@@ -124,8 +125,8 @@ class Batcher:
             await instance.close()
 
     def _runs_alone(self, work: Work) -> bool:
-        """Whether it would not wait for company."""
-        return not self._rules.max_delay_seconds or work.size == self._rules.max_batch_size
+        """Whether it would wait neither for company nor, where answers keep their order, for others' answers."""
+        return not self._started and (not self._rules.max_delay_seconds or work.size == self._rules.max_batch_size)
 
     def _run_here(self, instance: Instance, work: Work, call: Call) -> Sequence[Array]:
         """On the loop, without a hop to a thread and back."""
@@ -145,11 +146,11 @@ class Batcher:
         self._check_room(priority, policy, call)
         self._arrivals += 1
         loop, moment = asyncio.get_running_loop(), now()
-        pending = Pending(work, loop.create_future(), moment, (False, priority, self._arrivals), call.deadline)
+        pending = Pending(work, loop.create_future(), moment, (priority, False, self._arrivals), call.deadline)
         timeout = _timeout(work, policy)
         if timeout is not None:
             pending.times_out, pending.delays = moment + timeout, policy.delay_expired
-            loop.call_later(timeout, self._time_out, pending)
+            pending.alarm = loop.call_later(timeout, self._time_out, pending)
         self._put(pending)
         return pending
 
@@ -160,7 +161,7 @@ class Batcher:
     def _check_room(self, priority: int, policy: QueuePolicy, call: Call) -> None:
         waiting, limit = sum(map(len, self._queues.values())), self._max_queue_size
         if policy.max_queue_size is not None and waiting < limit:
-            waiting = sum(pending.order[1] == priority for queue in self._queues.values() for pending in queue)
+            waiting = sum(pending.order[0] == priority for queue in self._queues.values() for pending in queue)
             limit = policy.max_queue_size
         if waiting >= limit:
             raise OverloadedError(

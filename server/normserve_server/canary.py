@@ -1,7 +1,7 @@
 """READY stays true only while an inference works: versions that nobody calls are tried, again and again.
 
-A version that has answered a request since the last look needs no trial. One whose trial fails serves no more, with the reason,
-until a trial succeeds.
+An instance that has answered since the last look needs no trial. A version with one whose trial fails serves no more, with the
+reason, until all trials succeed.
 """
 
 import asyncio
@@ -28,7 +28,6 @@ class Canary:
         self._repository = repository
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
-        self._seen: dict[Version, int] = {}
 
     async def watch(self) -> None:
         """Looks for ever; returns at once where the interval is 0."""
@@ -37,15 +36,9 @@ class Canary:
             await self.look()
 
     async def look(self) -> None:
-        """Tries each loaded version that has answered no request since the last look, one after another."""
-        before, self._seen = self._seen, {}
-        for version in list(self._repository.versions()):
-            if version.loaded is None or version.state not in {READY, UNAVAILABLE}:
-                continue
-            answered = version.loaded.statistics.success.count
-            if version.state == UNAVAILABLE or before.get(version) == answered:
-                await self._try(version)
-            self._seen[version] = answered
+        """Tries each loaded version, all at a time: one that hangs holds up no other."""
+        versions = [version for version in self._repository.versions() if version.loaded is not None]
+        await asyncio.gather(*(self._try(version) for version in versions if version.state in {READY, UNAVAILABLE}))
 
     async def _try(self, version: Version) -> None:
         reason = await self._reason(version)

@@ -39,7 +39,9 @@ class Inputs(Mapping[str, Array]):
         if name not in self._placed:
             return self._given[name]
         layout, part = self._placed[name]
-        return part.view(layout)
+        array = part.view(layout)
+        # A caller may change what has just been checked, and kernels count with a bool's byte.
+        return array.view(np.uint8) != 0 if array.dtype == np.bool_ else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,11 +1,13 @@
 """One servable with one thread and the buffers that its batches are put together in."""
 
+import asyncio
 import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from time import thread_time
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from normserve_proto.tensors import Array
@@ -17,11 +19,16 @@ from normserve_server.statistics import Laps
 from normserve_server.validation import Work
 from normserve_server.workers import Worker
 
+T = TypeVar("T")
 Outcome: TypeAlias = Sequence[Array] | BaseException
 
 # A run on the loop spares two thread switches, and holds up every other call for as long. This is about what gRPC and the
 # handler hold the loop for anyway. Measured on two cores, a run of 40 us: 10 % more requests/s at 1 and at 16 callers.
 INLINE_SECONDS = 2e-4
+# Some models' time depends on the data and not on the shape. After a run this long none is risked on the loop for so long that
+# the loop is held for no larger share of the time, whatever callers send.
+BARRING_SECONDS = 20 * INLINE_SECONDS
+BARRED_SHARE = 0.01
 SMOOTHING = 0.2  # weight of the newest run in the moving average of run times
 MAX_KNOWN_SHAPES = 1024  # shapes come from callers, so what is remembered of them is bounded
 
@@ -69,11 +76,15 @@ class Instance:
         self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
         self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
+        self._barred_until = 0.0
+        self._busy_since: float | None = None
+        self._worked = False
 
     def quick(self, work: Work) -> bool:
         """Whether this work, alone, is known to take so little time that the loop may be held for it."""
         expected = self._run_seconds if work.size == 1 else math.inf
-        return self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
+        quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
+        return quick and (not self._barred_until or now() > self._barred_until)
 
     def start(self, batch: Sequence[Work], done: Callable[[list[Run]], None]) -> None:
         """Runs a batch on the instance's thread, then calls `done` on the loop."""
@@ -81,7 +92,7 @@ class Instance:
         def settle(runs: list[Run] | None, error: BaseException | None) -> None:
             done([_failed(batch, error or InternalError("no outcome"))] if runs is None else runs)
 
-        self._worker.run(lambda: self.run(batch), settle)
+        self._worker.run(lambda: self._busy(lambda: self.run(batch)), settle)
 
     def run(self, batch: Sequence[Work]) -> list[Run]:
         """Runs a batch here and now.
@@ -100,19 +111,37 @@ class Instance:
                 return [_failed(batch, error)]
             return [run for work in batch for run in self.run([work])]
 
-    async def probe(self) -> None:
-        """Runs one sample on the instance's thread, behind what runs there now.
+    async def probe(self, timeout_seconds: float) -> None:
+        """Finds out whether the instance works: by what it has answered since the last time, else by running one sample.
+
+        Args:
+            timeout_seconds: longest time for the sample, and for a run that is under way.
 
         Raises:
             ServiceError: the servable failed.
+            TimeoutError: it did not answer in time.
         """
+        worked, self._worked = self._worked, False
         sample = self._sample
-        if sample is not None:
-            await self._worker.call(lambda: self._servable.run(sample))
+        if worked or sample is None:
+            return
+        if self._busy_since is None:
+            async with asyncio.timeout(timeout_seconds):
+                await self._worker.call(lambda: self._busy(lambda: self._servable.run(sample)))
+        elif now() - self._busy_since > timeout_seconds:
+            raise TimeoutError
 
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
+
+    def _busy(self, run: Callable[[], T]) -> T:
+        """Runs, and lets it be seen since when."""
+        self._busy_since = now()
+        try:
+            return run()
+        finally:
+            self._busy_since = None
 
     def _run_together(self, batch: Sequence[Work]) -> Run:
         began = now()
@@ -120,10 +149,14 @@ class Instance:
         padded = self._padded(size) if self._buckets else size
         whole = len(batch) == 1 and padded == size
         inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
-        started = now()
-        outputs = self._servable.run(inputs)
-        ended = now()
-        self._remember((batch[0].shape_key, size), ended - started)
+        started, worked = now(), thread_time()
+        try:
+            outputs = self._servable.run(inputs)
+        finally:
+            ended = now()
+            self._remember((batch[0].shape_key, size), ended - started)
+            self._bar(thread_time() - worked)
+        self._worked = True
         outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
         return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
 
@@ -167,6 +200,11 @@ class Instance:
             memory = self._buffers[name] = np.empty(size, np.uint8)
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
+
+    def _bar(self, worked_seconds: float) -> None:
+        """Keeps runs off the loop after one that took long by itself, and not because the system had other things to do."""
+        if worked_seconds > BARRING_SECONDS:
+            self._barred_until = now() + worked_seconds / BARRED_SHARE
 
     def _remember(self, key: tuple[object, int], seconds: float) -> None:
         if len(self._seconds) >= MAX_KNOWN_SHAPES:

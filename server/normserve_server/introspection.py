@@ -35,10 +35,8 @@ class IntrospectionServicer:
         """What one version's requests add up to, those of a model's versions, or those of all."""
         self._settle()
         versions = self._wanted(request.name, request.version)
-        if request.name:
-            call.model = versions[0].model
-        if request.version:
-            call.version = versions[0].number
+        if request.version:  # labels are a version's or nobody's, so that they go when it goes
+            call.model, call.version = versions[0].labels
         return pb.ModelStatisticsResponse(model_stats=[_model_statistics(version) for version in versions])
 
     def _wanted(self, model: str, number: str) -> list[Version]:

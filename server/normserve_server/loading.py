@@ -1,9 +1,9 @@
 """From a version's folder to something that serves: artifact, sessions, instances, batcher. None runs on the serving loop."""
 
 import asyncio
-import collections
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normserve_proto import open_inference_pb2 as pb
@@ -82,16 +82,21 @@ def _completed(config: ModelConfig, model: str, opened: Sequence[Opened]) -> pb.
         config,
         opened[0].servable.signature,
         model=model,
-        instances=_groups(opened),
+        instances=_groups(config, opened),
         threads=opened[0].threads,
         buckets=opened[0].buckets,
     )
 
 
-def _groups(opened: Sequence[Opened]) -> list[InstanceGroup]:
-    """The instances as groups of one device each."""
-    counts = collections.Counter(one.device for one in opened)
+def _groups(config: ModelConfig, opened: Sequence[Opened]) -> list[InstanceGroup]:
+    """The configured groups, on the devices that they got."""
+    left = iter(opened)
     return [
-        InstanceGroup(count, "cpu") if device.provider == devices.CPU else InstanceGroup(count, "gpu", (device.index,))
-        for device, count in counts.items()
+        _on_devices(group, list(itertools.islice(left, group.count * max(len(group.gpus), 1)))) for group in config.instances
     ]
+
+
+def _on_devices(group: InstanceGroup, opened: Sequence[Opened]) -> InstanceGroup:
+    if opened[0].device.provider == devices.CPU:
+        return replace(group, kind="cpu", gpus=())
+    return replace(group, kind="gpu", gpus=tuple(dict.fromkeys(one.device.index for one in opened)))

@@ -62,14 +62,13 @@ class Metrics:
 
     Args:
         registry: where the metrics are registered; one `Metrics` for each registry.
-        version: the service's version, for `normserve_build_info`; empty where another process tells it.
         recording: whether anything is recorded.
 
     Attributes:
         recording: likewise.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str = "", *, recording: bool = True) -> None:
+    def __init__(self, registry: CollectorRegistry, *, recording: bool = True) -> None:
         self.recording = recording
         counter = Counter if recording else UnrecordedCounter
         gauge = Gauge if recording else UnrecordedGauge
@@ -143,8 +142,6 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
-        if version:
-            build_info(registry, version)
         self._series: dict[Key, RequestSeries] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:

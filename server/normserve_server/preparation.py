@@ -109,11 +109,11 @@ async def _run_child(source: Path, place: Path) -> None:
 
 
 def _digest(source: Path, engine: str) -> str:
-    """A name for the content of a version: its model file and whatever lies beside it, such as external weights."""
+    """A name for the content of a version: its model file and whatever lies beside and below it, such as external weights."""
     digest = hashlib.sha256(engine.encode())
     try:
-        for path in (source, *sorted(p for p in source.parent.iterdir() if p.is_file() and p != source)):
-            digest.update(f"\0{path.name}\0{path.stat().st_size}\0".encode())
+        for path in (source, *sorted(p for p in source.parent.rglob("*") if p.is_file() and p != source)):
+            digest.update(f"\0{path.relative_to(source.parent)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)

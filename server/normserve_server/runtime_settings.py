@@ -50,10 +50,10 @@ class RuntimeSettingsServicer:
         fixed = {name: value_of(string_param=value) for name, value in _FIXED.items()}
         return pb.LogSettingsResponse(settings=fixed | levels)
 
-    async def TraceSetting(self, request: pb.TraceSettingRequest, call: Call) -> pb.TraceSettingResponse:  # noqa: N802
+    async def TraceSetting(self, request: pb.TraceSettingRequest, _call: Call) -> pb.TraceSettingResponse:  # noqa: N802
         """Changes what is asked for, of one model or of all, and tells all settings as they are then."""
         if request.model_name:
-            call.model = self._repository.find(request.model_name).model
+            self._repository.find(request.model_name)
         self._settle()
         if request.settings:
             self._traces.update(request.model_name, _given(request.settings))

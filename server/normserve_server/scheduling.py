@@ -1,8 +1,8 @@
 """Which of the requests that wait run next, together: decisions over plain data, that neither wait nor change anything.
 
 Requests wait in one queue a shape, because only equal shapes can share a run. A queue is in order: priority first, then
-arrival; whoever overstayed a `delay_expired` policy's timeout stands behind all others. Batches are taken from the front, so
-within a queue nobody overtakes.
+arrival; whoever overstayed a `delay_expired` policy's timeout stands behind the others of its priority. Batches are taken from
+the front, so within a queue nobody overtakes.
 
 A batch is ready when it cannot grow (full, or the next one does not fit), when its size is a preferred one, or when its oldest
 member has waited for `max_delay_seconds`; without a delay it is ready at once. What the words mean is as in Triton's
@@ -21,7 +21,7 @@ from normserve_server.statistics import Laps
 from normserve_server.validation import Work
 
 ShapeKey: TypeAlias = tuple[tuple[int, ...], ...]
-Order: TypeAlias = tuple[bool, int, int]
+Order: TypeAlias = tuple[int, bool, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +32,11 @@ class Pending:
         work: what is to be run.
         future: where its outputs, or its error, are awaited.
         queued: when it came, seconds by `calls.now`.
-        order: its place in a queue: whether it was sent to the back, its priority, the number of its arrival.
+        order: its place in a queue: its priority, whether it was sent to the back, the number of its arrival.
         deadline: when its caller stops waiting; None for never.
         times_out: when it has waited for too long; None for never.
         delays: once it has, it goes to the back instead of being refused.
+        alarm: ends its stay when that is over.
         began: when its batch was cut.
         laps: how long the parts of its run took.
     """
@@ -47,6 +48,7 @@ class Pending:
     deadline: float | None = None
     times_out: float | None = None
     delays: bool = False
+    alarm: asyncio.TimerHandle | None = None
     began: float = 0.0
     laps: Laps | None = None
 
@@ -55,9 +57,9 @@ class Pending:
         return _passed(self.deadline, moment) or _passed(self.times_out, moment)
 
     def send_to_the_back(self) -> None:
-        """Puts it behind all others, for as long as it takes."""
-        _, priority, number = self.order
-        self.order, self.times_out = (True, priority, number), None
+        """Puts it behind all others of its priority, for as long as it takes."""
+        priority, _, number = self.order
+        self.order, self.times_out = (priority, True, number), None
 
 
 @dataclass(frozen=True, slots=True)

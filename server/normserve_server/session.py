@@ -148,14 +148,14 @@ def _text(name: str, array: Array) -> Array:
 
 def _to_value(array: Array) -> ort.OrtValue:
     if array.dtype != ml_dtypes.bfloat16:
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-    bits = np.ascontiguousarray(array).view(np.uint16)
+        return ort.OrtValue.ortvalue_from_numpy(np.require(array, requirements="C"))
+    bits = np.require(array, requirements="C").view(np.uint16)
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
 
 
 def _from_value(value: ort.OrtValue) -> Array:
     if value.element_type() != _BFLOAT16:
-        return np.asarray(value.numpy())
+        return np.array(value.numpy())  # it may be a view of an input, whose memory is the next batch's
     bits = (ctypes.c_uint16 * (value.tensor_size_in_bytes() // 2)).from_address(value.data_ptr())
     array: Array = np.array(bits, np.uint16).view(ml_dtypes.bfloat16).reshape(value.shape())
     return array

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     canary_interval_seconds: float = Field(
         10.0, ge=0, description="time between two trials of each version that nobody calls; 0 for none"
     )
-    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial may take")
+    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial, or a run, may take")
     metrics: bool = Field(True, description="record metrics; false records none, and /metrics is not found")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")

@@ -15,7 +15,8 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ended = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -57,13 +58,16 @@ class Worker:
             waiting.clear()
 
     async def close(self) -> None:
-        """Ends the thread once it has done what it was given."""
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        """Ends the thread once it has done what it was given; does nothing where it has ended."""
+        if not self._ended:
+            await self.call(self._end)
+
+    def _end(self) -> None:
+        self._ended = True
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while not self._ended:
+            self._jobs.get()()  # without a name, which would keep what the job holds until the next one comes
 
 
 def _run_next(waiting: list[Callable[[], Any]]) -> Any:

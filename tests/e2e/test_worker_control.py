@@ -3,9 +3,7 @@
 import os
 import shutil
 import signal
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -15,6 +13,7 @@ from normserve.testing import RunningServer, running_server
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from normserve_proto.shared_memory import FOLDER
+from workers_load import children, until, value
 
 CONNECTIONS = 16  # that all are with one worker happens once in 32,768 times
 
@@ -74,19 +73,6 @@ def codes(stubs: list[GRPCInferenceServiceStub], model: str, region: str = "") -
     return {code(stub) for stub in stubs}
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def workers(server: RunningServer) -> float:
-    with urllib.request.urlopen(f"http://{server.http_address}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("normserve_workers "))
-
-
 def test_a_load_reaches_all_and_those_who_come_later(
     server: RunningServer, stubs: list[GRPCInferenceServiceStub], region: str
 ) -> None:
@@ -99,11 +85,9 @@ def test_a_load_reaches_all_and_those_who_come_later(
     setting = {"log_verbose_level": pb.LogSettingsRequest.SettingValue(uint32_param=1)}
     stubs[2].LogSettings(pb.LogSettingsRequest(settings=setting))
 
-    pid = server.process.pid
-    victim = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-    os.kill(victim, signal.SIGKILL)
-    until(lambda: workers(server) == 1)
-    until(lambda: workers(server) == 2)
+    os.kill(children(server.process.pid)[0], signal.SIGKILL)
+    until(lambda: value(server, "normserve_workers") == 1)
+    until(lambda: value(server, "normserve_workers") == 2)
     until(lambda: codes(stubs, "other") == {grpc.StatusCode.OK})
     assert codes(stubs, "one") == {grpc.StatusCode.UNAVAILABLE}
     levels = {stub.LogSettings(pb.LogSettingsRequest()).settings["log_verbose_level"].uint32_param for stub in stubs}

@@ -269,5 +269,12 @@ def test_arbitrary_messages_decode_or_are_refused(inputs, raw):
 @settings(max_examples=200, deadline=None)
 def test_any_bits_survive_the_round_trip(datatype, shape, data):
     size = int(np.prod(shape)) * tensors.DTYPES[datatype].itemsize
-    raw = data.draw(st.binary(min_size=size, max_size=size))
+    bits = st.binary(min_size=size, max_size=size)
+    raw = data.draw(bits.map(lambda raw: bytes(byte & 1 for byte in raw)) if datatype == "BOOL" else bits)
     assert bytes(tensors.encode(tensors.decode("x", datatype, shape, raw))) == raw
+
+
+@pytest.mark.parametrize("byte", [2, 250, 255])
+def test_a_bool_is_a_byte_0_or_1(byte):
+    with pytest.raises(TensorError, match=f"a BOOL is a byte 0 or 1, got {byte}"):
+        tensors.decode("x", "BOOL", [3], bytes([0, byte, 1]))

@@ -83,7 +83,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.loader = FakeLoader()
-        self.metrics = Metrics(CollectorRegistry(), "0")
+        self.metrics = Metrics(CollectorRegistry())
         self.repository = Repository(self.metrics)
         self.recorder = Recorder(self.metrics, Traces())
         self.lifecycle = Lifecycle(self.repository, self.loader, self.metrics, self.recorder.flush)  # type: ignore[arg-type]

@@ -1,7 +1,10 @@
 """What a model's configuration asks of the batcher: priorities, queue policies, delays, order, padding, several instances."""
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -213,14 +216,92 @@ async def test_runs_are_added_up_by_their_size() -> None:
     assert call.laps.infer > 0
 
 
-async def test_a_probe_runs_a_sample_on_every_instance() -> None:
+SAMPLE = {"x": np.zeros((1, 1), np.float32)}
+
+
+async def test_a_probe_runs_a_sample_on_every_instance_that_has_not_answered_since_the_last() -> None:
     doubler = Doubler()
-    sample = {"x": np.zeros((1, 1), np.float32)}
-    instances = [Instance(doubler, Worker("test"), sample=sample) for _ in range(2)]
-    one = batcher(*instances)
+    one = batcher(*(Instance(doubler, Worker("test"), sample=SAMPLE) for _ in range(2)))
     await one.probe(10)
     assert doubler.seen == [[0.0], [0.0]]
+    await one.submit(work(1), Call("ModelInfer"))
+    await one.probe(10)
+    assert doubler.seen[2:] == [[1.0], [0.0]]
     doubler.fails.set()
     with pytest.raises(InternalError):
         await one.probe(10)
+    await one.close()
+
+
+class Stuck(Doubler):
+    """A servable that answers once the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.started = threading.Event()
+
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        self.started.set()
+        assert self.go.wait(60)
+        return super().run(inputs)
+
+
+async def test_a_busy_instance_is_judged_by_how_long_its_run_lasts() -> None:
+    stuck = Stuck()
+    one = batcher(Instance(stuck, Worker("test"), sample=SAMPLE))
+    running = asyncio.create_task(one.submit(work(1), Call("ModelInfer")))
+    await asyncio.to_thread(stuck.started.wait)
+    await one.probe(60)
+    with pytest.raises(TimeoutError):
+        await one.probe(0)
+    stuck.go.set()
+    await running
+    await one.probe(60)
+    await one.close()
+
+
+async def test_an_early_answer_of_the_loop_does_not_overtake_where_order_is_asked_for() -> None:
+    stuck, quick = Stuck(), Doubler()
+    instances = [Instance(quick, Worker("quick"), run_seconds=1e-9), Instance(stuck, Worker("stuck"))]
+    one = batcher(*instances, preserve_ordering=True)
+    slow = asyncio.create_task(one.submit(work(1), Call("ModelInfer")))
+    await asyncio.to_thread(stuck.started.wait)
+    (early,) = await submitted(one, work(2))
+    while not quick.seen:  # noqa: ASYNC110 - a servable is not a coroutine's
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    assert not early.done()
+    stuck.go.set()
+    await asyncio.gather(slow, early)
+    await one.close()
+
+
+async def test_a_model_that_was_long_once_does_not_run_on_the_loop_for_a_while() -> None:
+    threads: list[int] = []
+
+    class Moody(Doubler):
+        def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+            threads.append(threading.get_ident())
+            until = time.thread_time() + (0.02 if inputs["x"][0, 0] == 7 else 0)
+            while time.thread_time() < until:
+                pass
+            return super().run(inputs)
+
+    one = batcher(Instance(Moody(), Worker("test"), run_seconds=1e-9))
+    for row in (1, 7, 1):
+        await one.submit(work(row), Call("ModelInfer"))
+    await one.close()
+    assert [thread == threading.get_ident() for thread in threads] == [True, True, False]
+
+
+async def test_a_request_is_forgotten_with_its_answer_although_its_timeout_is_years() -> None:
+    one = batcher(Instance(Doubler(), Worker("test")))
+    request = work(1, timeout_seconds=1e8)
+    seen = weakref.ref(request.inputs["x"])
+    await one.submit(request, Call("ModelInfer"))
+    del request
+    await asyncio.sleep(0)  # the thread's last words
+    gc.collect()
+    assert seen() is None
     await one.close()

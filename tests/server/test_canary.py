@@ -1,5 +1,7 @@
 """READY stays true only while an inference works."""
 
+import asyncio
+
 import pytest
 from normserve_server.canary import Canary
 from normserve_server.errors import InternalError
@@ -15,16 +17,19 @@ async def canary(world) -> Canary:
     return canary
 
 
-async def test_who_has_answered_is_not_tried(world, canary: Canary) -> None:
-    version = world.repository.find("m")
-    assert version.batcher.probes == 0  # its warm-up has only just worked
+async def test_every_version_is_asked_and_one_that_hangs_holds_up_no_other(world, canary: Canary) -> None:
+    world.put("slow/1")
+    await world.control().start()
+    version, slow = world.repository.find("m"), world.repository.find("slow")
+    hangs = asyncio.Event()
+    slow.batcher.probe = lambda _timeout: hangs.wait()
+    before = version.batcher.probes
+    looking = asyncio.create_task(canary.look())
     for _ in range(3):
-        version.loaded.statistics.success.add(0.01)
-        await canary.look()
-    assert version.batcher.probes == 0
-    version.loaded.statistics.fail.add(0.01)
-    await canary.look()
-    assert version.batcher.probes == 1
+        await asyncio.sleep(0)
+    assert version.batcher.probes == before + 1
+    hangs.set()
+    await looking
 
 
 @pytest.mark.parametrize(

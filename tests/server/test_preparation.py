@@ -34,7 +34,10 @@ async def test_another_content_another_engine_or_a_file_beside_it_is_another_art
     names.add(preparation._digest(source, "engine"))
     (source.parent / "weights.bin").write_bytes(b"2")
     names.add(preparation._digest(source, "engine"))
-    assert len(names) == 4
+    (source.parent / "weights").mkdir()
+    (source.parent / "weights" / "w.bin").write_bytes(b"2")
+    names.add(preparation._digest(source, "engine"))
+    assert len(names) == 5
 
 
 async def test_a_bad_file_is_one_line_and_leaves_nothing(source: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def answered(code: grpc.StatusCode, statistics: Statistics, model: str = "net") 
 
 async def test_what_was_noted_is_recorded_by_itself_and_once() -> None:
     registry, statistics = CollectorRegistry(), Statistics()
-    recorder = Recorder(Metrics(registry, "0"), Traces())
+    recorder = Recorder(Metrics(registry), Traces())
     for code in (OK, INTERNAL, OK):
         recorder.note(answered(code, statistics))
     assert not statistics.success.count
@@ -68,7 +68,7 @@ async def test_what_was_noted_is_recorded_by_itself_and_once() -> None:
 
 async def test_models_are_kept_apart() -> None:
     registry = CollectorRegistry()
-    recorder = Recorder(Metrics(registry, "0"), Traces())
+    recorder = Recorder(Metrics(registry), Traces())
     for model in ("a", "b", "a"):
         recorder.note(answered(OK, Statistics(), model))
     recorder.flush()

@@ -24,7 +24,7 @@ def pending(
     size: int = 1, width: int = 1, *, queued: float = 0.0, left: bool = False, number: int = 0, **more: object
 ) -> Pending:
     work = Work({"x": np.zeros((size, width), np.float32)}, size, ((width,),), None)
-    order = (False, more.pop("priority", 0), number)
+    order = (more.pop("priority", 0), False, number)
     return Pending(work, FakeFuture(left), queued, order, **more)  # type: ignore[arg-type]
 
 
@@ -123,8 +123,9 @@ def test_who_may_be_delayed_is_not_refused_unless_its_caller_is_gone() -> None:
     decision = decide(queues([delayed, refused]), 2.0, Rules(4))
     assert (decision.delayed, decision.expired, decision.batch) == ([delayed], [refused], [])
     delayed.send_to_the_back()
-    young = pending(number=9)
+    young, low = pending(number=9), pending(number=9, priority=1)
     assert decide(queues([delayed, young]), 3.0, Rules(1)).batch == [young]
+    assert decide(queues([low, delayed]), 3.0, Rules(1)).batch == [delayed]
     assert decide(queues([delayed]), 3.0, Rules(1)).batch == [delayed]
 
 

@@ -68,6 +68,18 @@ def test_bfloat16_beside_other_inputs(tmp_path) -> None:
     assert load(path).run({"a": a, "b": b})[0].tolist() == [1.5, 4.0]
 
 
+def test_no_output_is_an_input_s_memory(tmp_path) -> None:
+    """Inputs lie in buffers that the next batch is put into, before these outputs are sent."""
+    kinds = {"a": TensorProto.BFLOAT16, "b": TensorProto.FLOAT, "s": TensorProto.FLOAT}
+    infos = [helper.make_tensor_value_info(name, kind, [] if name == "s" else ["batch"]) for name, kind in kinds.items()]
+    session = load(save(tmp_path / "m.onnx", [], infos, infos))
+    inputs = {"a": np.ones(2, ml_dtypes.bfloat16), "b": np.ones(2, np.float32), "s": np.array(1, np.float32)}
+    outputs = session.run(inputs)
+    for array in inputs.values():
+        array[...] = 7
+    assert [output.tolist() for output in outputs] == [[1, 1], [1, 1], 1]
+
+
 @pytest.mark.parametrize(
     ("shape", "out_shape", "expected"),
     [

@@ -84,7 +84,7 @@ class Service:
 
 @asynccontextmanager
 async def serving(handler: Handler, limit_bytes: int = 2**30) -> AsyncIterator[Service]:
-    admission, metrics = Admission(limit_bytes), Metrics(CollectorRegistry(), "0")
+    admission, metrics = Admission(limit_bytes), Metrics(CollectorRegistry())
     door = Door(admission, Recorder(metrics, Traces()), STATUS_CODES)
     server = grpc.aio.server(options=OPTIONS)
     table = {"Stream": door.stream(StreamMethod("Stream", handler, CODEC))}

@@ -22,7 +22,7 @@ STDIN = 0
 MORE_SECONDS = 10.0  # than a drain takes at most
 
 
-class Orphanage(threading.Thread):
+class SupervisorWatch(threading.Thread):
     """Watches the supervisor.
 
     Attributes:
@@ -30,7 +30,7 @@ class Orphanage(threading.Thread):
     """
 
     def __init__(self, drain_seconds: float) -> None:
-        super().__init__(name="orphanage", daemon=True)
+        super().__init__(name="supervisor-watch", daemon=True)
         self.orphaned = False
         self._drain_seconds = drain_seconds
 
@@ -49,7 +49,7 @@ def main() -> int:
         return 1
     told = place.unpacked(line)
     chosen = told.settings
-    watch = Orphanage(chosen.drain_delay_seconds + chosen.drain_timeout_seconds)
+    watch = SupervisorWatch(chosen.drain_delay_seconds + chosen.drain_timeout_seconds)
     watch.start()
     levels = logs.configure(chosen.log_level, chosen.log_format, worker=told.slot)
     _record_by_slot(told)
