@@ -2,8 +2,8 @@
 
 A region of shared memory outlives the process that made it, unless somebody tidies up. A region whose name begins with `LEASED`
 is its owner's for as long as the owner holds a lock on the object, which the kernel takes back however a process ends. Whoever
-finds the lock free may forget the region, and `tidy` removes objects that are left. Other clients' regions have other names, and
-last until they are unregistered.
+finds the lock free may forget the region, and `tidy` removes objects that are left. Other clients' regions have other
+names, and last until they are unregistered.
 """
 
 import contextlib
