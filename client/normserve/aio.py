@@ -176,11 +176,21 @@ class AsyncClient(AsyncOperators):
         timeout: float | None = None,
     ) -> None:
         """As `Client.load_model`."""
-        await self._send(requests.load_model(model, config, files), timeout)
+        with self._forgetting():
+            await self._send(requests.load_model(model, config, files), timeout)
 
     async def unload_model(self, model: str, *, timeout: float | None = None) -> None:
         """As `Client.unload_model`."""
-        await self._send(requests.unload_model(model), timeout)
+        with self._forgetting():
+            await self._send(requests.unload_model(model), timeout)
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        try:
+            yield
+        finally:  # also where it failed: a call that was given up may have been heard
+            if self._shared is not None:
+                self._shared.forget()
 
     async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]

@@ -295,7 +295,8 @@ class Client(Operators):
             InternalError: it does not load; the text says why.
             NormserveError: the call was not answered; UnavailableError in another model control mode.
         """
-        self._send(requests.load_model(model, config, files), timeout)
+        with self._forgetting():
+            self._send(requests.load_model(model, config, files), timeout)
 
     def unload_model(self, model: str, *, timeout: float | None = None) -> None:
         """Takes a model out of service, and waits until it has answered what it accepted.
@@ -308,7 +309,16 @@ class Client(Operators):
             NotFoundError: there is no such model.
             NormserveError: the call was not answered; UnavailableError in another model control mode than `explicit`.
         """
-        self._send(requests.unload_model(model), timeout)
+        with self._forgetting():
+            self._send(requests.unload_model(model), timeout)
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        try:
+            yield
+        finally:  # also where it failed: a call that was given up may have been heard
+            if self._shared is not None:
+                self._shared.forget()
 
     def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]

@@ -3,6 +3,9 @@
 Big inputs are put into a slot that the server has open, and big outputs are fetched from there. How much room an output takes
 is what it took last time, so the first answer of its kind comes through the connection. A slot is used again only after an
 answer: a call that failed or was given up may still be running at the server, and write.
+
+Outputs go to a slot by name, so a request whose caller wants all of them names those of the last answer. A model that was
+loaded anew may have others: another version says so in its answer, and of the same one all outputs are asked for now and then.
 """
 
 import warnings
@@ -31,6 +34,7 @@ T = TypeVar("T")
 Steps = Generator[Call[Any], Any, T]
 
 MOST_KINDS = 256
+MOST_NAMED = 63  # requests in a row that name the outputs for a caller who wants all of them
 CLOSING_SECONDS = 1.0  # for taking leave of a server that may be gone
 # They say nothing about shared memory: the inference itself will be told the same.
 _PASSING = (UnavailableError, ResourceExhaustedError, DeadlineExceededError, CallCancelledError)
@@ -46,10 +50,17 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What answers to requests of a kind are like: the last one's version, and the most bytes that each output took."""
+    """What answers to requests of a kind are like.
+
+    Attributes:
+        version: the last one's.
+        sizes: the most bytes that each output took.
+        named: requests in a row that named the outputs for their callers.
+    """
 
     version: str
     sizes: Mapping[str, int]
+    named: int
 
 
 class SharedMemory:
@@ -62,21 +73,30 @@ class SharedMemory:
 
     def infer(self, request: Inference) -> Steps[dict[str, Array]]:
         """Runs a model, through shared memory where that works and is worth it."""
+        everything = self._known  # what is forgotten while the call runs stays forgotten
         kind = _kind(request.message)
-        known = self._known.get(kind)
+        known = everything.get(kind)
+        trusted = known is not None and (known.named < MOST_NAMED or bool(request.message.outputs))
+        arrangement = Arrangement.of(request, known.sizes if known and trusted else {})
+        named = arrangement.receives and not request.message.outputs
         answer: Answer | None = None
         try:
             if not self._off:
-                answer = yield from self._through_slots(request, Arrangement.of(request, known.sizes if known else {}))
+                answer = yield from self._through_slots(request, arrangement)
         except _UnusableError as error:
             self._off = True
             text = f"shared memory is not used, tensors go through the connection: {error}"
             warnings.warn(text, SharedMemoryWarning, stacklevel=4)  # where the client's `infer` is called
-        if answer is None or (known and known.version != answer.version and not request.message.outputs):
+        if answer is None or (known and known.version != answer.version and named):
             # Also where a new version has answered: it may have outputs that were not asked for.
             answer = yield through_message(request)
-        self._remember(kind, answer, known)
+            named = False
+        _remember(everything, kind, answer, known, named=named)
         return answer.outputs
+
+    def forget(self) -> None:
+        """Forgets what answers are like, because a model may have been loaded anew."""
+        self._known = {}
 
     def close(self) -> Steps[None]:
         """Takes leave of the server."""
@@ -141,13 +161,13 @@ class SharedMemory:
             except NormserveError:  # the lease has ended anyway
                 continue
 
-    def _remember(self, kind: object, answer: Answer, before: Known | None) -> None:
-        if len(self._known) >= MOST_KINDS:  # shapes that are never the same, say
-            self._known.clear()
-        least = before.sizes if before else {}  # where sizes vary, room for the largest so far
-        self._known[kind] = Known(
-            answer.version, {name: max(size, least.get(name, 0)) for name, size in answer.sizes().items()}
-        )
+
+def _remember(everything: dict[object, Known], kind: object, answer: Answer, before: Known | None, *, named: bool) -> None:
+    if len(everything) >= MOST_KINDS:  # shapes that are never the same, say
+        everything.clear()
+    least = before.sizes if before else {}  # where sizes vary, room for the largest so far
+    sizes = {name: max(size, least.get(name, 0)) for name, size in answer.sizes().items()}
+    everything[kind] = Known(answer.version, sizes, before.named + 1 if before and named else 0)
 
 
 def _kind(message: pb.ModelInferRequest) -> object:

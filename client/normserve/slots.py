@@ -1,7 +1,8 @@
 """Memory that a client shares with its server: one slot a call, kept for the next call.
 
 A slot's object has a name only until the server has opened it, and its region is leased (see
-`normserve_proto.shared_memory`). So however a client ends, nothing of it stays in /dev/shm, and its server forgets its regions.
+`normserve_proto.shared_memory`). So however a client ends, its server forgets its regions, and nothing of it stays in /dev/shm,
+but for an object that still had its name when the client was killed: the next client of that user removes it.
 """
 
 import mmap
@@ -38,10 +39,9 @@ class Slot:
         self.key = f"/{self.name}"
         self.byte_size = byte_size
         self.registered = False
-        descriptor = posix.open_object(self.key, create=True)
+        descriptor = posix.create_leased(self.key)  # before it takes room: whoever is killed from here on leaves a free lock
         try:
             os.posix_fallocate(descriptor, 0, byte_size)  # now, because there is no error later on, only SIGBUS
-            posix.take_lease(descriptor)
             self._memory = mmap.mmap(descriptor, byte_size)  # holds a copy of the descriptor, and so the lease
         except BaseException:
             self.hide()
@@ -70,6 +70,7 @@ class Pool:
         self._idle: list[Slot] = []
         self._busy = 0
         self._dropped: list[str] = []
+        self._tidied = False
 
     def take(self, byte_size: int) -> Slot | None:
         """Gives a slot for one call, which owes a `give_back` or a `drop`; None where too many are in use.
@@ -87,7 +88,10 @@ class Pool:
                 return fitting[-1]
             if self._idle:  # grown out of
                 self._dropped.append(self._idle.pop().name)
+            tidied, self._tidied = self._tidied, True
         try:
+            if not tidied:
+                posix.tidy()
             return Slot(1 << (byte_size - 1).bit_length())
         except BaseException:
             with self._lock:

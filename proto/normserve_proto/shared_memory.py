@@ -2,11 +2,14 @@
 
 A region of shared memory outlives the process that made it, unless somebody tidies up. A region whose name begins with `LEASED`
 is its owner's for as long as the owner holds a lock on the object, which the kernel takes back however a process ends. Whoever
-finds the lock free may forget the region. Other clients' regions have other names, and last until they are unregistered.
+finds the lock free may forget the region, and `tidy` removes objects that are left. Other clients' regions have other
+names, and last until they are unregistered.
 """
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 if sys.platform != "win32":  # where there is no shared memory of this kind either
     import fcntl
@@ -50,6 +53,45 @@ def open_object(key: str, *, create: bool = False) -> int:
 def take_lease(descriptor: int) -> None:
     """Holds the object until the descriptor, and every copy of it, is closed."""
     fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def create_leased(key: str) -> int:
+    """Makes an object and holds it; its file descriptor is to be kept for as long.
+
+    Args:
+        key: its POSIX name, which begins with `LEASED`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        descriptor = open_object(key, create=True)
+        try:
+            take_lease(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            Path(path_of(key)).unlink(missing_ok=True)
+            raise
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # somebody tidied up between the two
+
+
+def tidy() -> None:
+    """Removes this user's objects with leases that are over: what is left of a process that was killed as it made one."""
+    for path in Path(FOLDER).glob(f"{LEASED}*"):
+        with contextlib.suppress(OSError):
+            _remove_if_over(path)
+
+
+def _remove_if_over(path: Path) -> None:
+    descriptor = open_object(path.name)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is removed, so that nobody begins to use it
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def lease_is_over(descriptor: int) -> bool:

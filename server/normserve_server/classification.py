@@ -7,6 +7,31 @@ from typing import Any
 import numpy as np
 from normserve_proto.tensors import Array
 
+from normserve_server.errors import InvalidRequestError
+
+MOST_RESULTS = 100_000  # of an output; each becomes a text of its own, while all other calls wait
+
+
+def check_count(name: str, shape: Sequence[int], classes: int, *, batched: bool) -> None:
+    """Refuses what would be too many texts.
+
+    Args:
+        name: the output's.
+        shape: its shape, without unknown extents.
+        classes: how many are wanted of each sample.
+        batched: whether the first axis is the batch's.
+
+    Raises:
+        InvalidRequestError: there would be more than `MOST_RESULTS`.
+    """
+    rows, count = (shape[0], math.prod(shape[1:])) if batched else (1, math.prod(shape))
+    results = rows * min(classes, count)
+    if results > MOST_RESULTS:
+        raise InvalidRequestError(
+            f"output '{name}': classification gives at most {MOST_RESULTS} results, "
+            f"got {classes} classes of shape {list(shape)}, which are {results}"
+        )
+
 
 def top(array: Array, classes: int, *, batched: bool, labels: Sequence[str] = ()) -> Array:
     """Finds the classes with the largest values.

@@ -18,7 +18,8 @@ class QueuePolicy:
     Attributes:
         timeout_seconds: longest stay in the queue where the request says nothing; None for any.
         timeout_override: whether a request may choose a shorter or longer stay.
-        delay_expired: those whose time is over wait behind all others, instead of being refused.
+        delay_expired: those whose time is over wait behind all others of their priority and of higher ones, instead of being
+            refused.
         max_queue_size: most requests that wait; None for the server's setting.
     """
 

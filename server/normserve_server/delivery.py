@@ -75,8 +75,16 @@ def gather(plan: Plan, asked: Extras, given: Mapping[str, Array], regions: Regio
     return Work(inputs, plan.size, plan.shape_key, plan.timeout_seconds, plan.priority, shared=shared, places=places)
 
 
-def classified(asked: Extras, outputs: Sequence[Array], labels: Sequence[Sequence[str]], *, batched: bool) -> list[Array]:
-    """Classifies the outputs of which that is wanted."""
+def classified(
+    asked: Extras, names: Sequence[str], outputs: Sequence[Array], labels: Sequence[Sequence[str]], *, batched: bool
+) -> list[Array]:
+    """Classifies the outputs of which that is wanted.
+
+    Raises:
+        InvalidRequestError: too many classes of an output whose shape nobody knew before.
+    """
+    for name, output, classes in zip(names, outputs, asked.classes, strict=True):
+        classification.check_count(name, output.shape, classes, batched=batched)
     return [
         classification.top(output, classes, batched=batched, labels=own) if classes else output
         for output, classes, own in zip(outputs, asked.classes, labels, strict=True)

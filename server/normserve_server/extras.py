@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.tensors import DTYPES, Layout
 
+from normserve_server import classification
 from normserve_server.errors import InvalidRequestError
 from normserve_server.parameters import Parameters, natural, value
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
@@ -61,6 +62,9 @@ def read(
     shapes = [(size, *spec.shape[1:]) if signature.max_batch_size else spec.shape for spec in specs]
     places = [_output_place(t, spec, shape) for t, spec, shape in zip(message.outputs, specs, shapes, strict=True)]
     classes = [_classes(tensor, spec) for tensor, spec in zip(message.outputs, specs, strict=True)]
+    for spec, shape, count in zip(specs, shapes, classes, strict=True):
+        if DYNAMIC not in shape:  # else it is asked when the shape is known
+            classification.check_count(spec.name, shape, count, batched=signature.max_batch_size > 0)
     if not inputs and not any(classes) and all(place is None for place in places):
         return None
     none = len(outputs) - len(specs)  # all of them where none was named

@@ -67,7 +67,7 @@ class Planned:
             outputs: all outputs of the model, in its order.
 
         Raises:
-            InvalidRequestError: an output does not fit into the shared memory that it was to go to.
+            InvalidRequestError: an output does not fit into the shared memory that it was to go to, or has too many classes.
         """
         wanted = [outputs[position] for position in self.plan.outputs]
         if self.plan.extras is None:
@@ -86,8 +86,9 @@ class Planned:
 
     def _extra_answer(self, asked: Extras, work: Work, outputs: Sequence[Array]) -> InferResponse:
         signature, labels = self.version.signature, self.version.class_labels
-        own = [labels.get(signature.outputs[position].name, ()) for position in self.plan.outputs]
-        outputs = delivery.classified(asked, outputs, own, batched=signature.max_batch_size > 0)
+        names = [signature.outputs[position].name for position in self.plan.outputs]
+        own = [labels.get(name, ()) for name in names]
+        outputs = delivery.classified(asked, names, outputs, own, batched=signature.max_batch_size > 0)
         message = self._message([output.shape for output in outputs])
         for output, classes in zip(message.outputs, asked.classes, strict=True):
             output.datatype = "BYTES" if classes else output.datatype

@@ -52,6 +52,48 @@ def test_a_lease_lasts_as_long_as_its_slot() -> None:
     os.close(others)
 
 
+def test_the_first_slot_of_a_client_removes_what_killed_ones_left(folder: Path, pool: Pool) -> None:
+    used = Slot(1)
+    for name in ("normserve-lease-1-dead", "normserve-lease-2-dead", "normserve-other"):
+        (folder / name).touch()
+    (folder / "normserve-lease-folder").mkdir()  # whose name is in the way; it stays, and does no harm
+    slot = take(pool)
+    left = {used.name, slot.name, "normserve-other", "normserve-lease-folder"}
+    assert {path.name for path in folder.iterdir()} == left
+
+
+def test_what_others_users_left_is_theirs(folder: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "normserve-lease-1-dead").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    take(pool)
+    assert (folder / "normserve-lease-1-dead").exists()
+
+
+def test_an_object_that_was_removed_before_it_was_held_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_lease = posix.take_lease
+
+    def late(descriptor: int) -> None:
+        monkeypatch.setattr(posix, "take_lease", take_lease)
+        posix.tidy()
+        take_lease(descriptor)
+
+    monkeypatch.setattr(posix, "take_lease", late)
+    assert [path.name for path in folder.iterdir()] == []
+    slot = Slot(1)
+    assert [path.name for path in folder.iterdir()] == [slot.name]
+
+
+def test_the_lease_comes_before_the_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fallocate = os.posix_fallocate
+
+    def tidied(descriptor: int, offset: int, size: int) -> None:
+        posix.tidy()
+        fallocate(descriptor, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", tidied)
+    assert (folder / Slot(1).name).exists()
+
+
 @pytest.mark.parametrize(("module", "name"), [(os, "posix_fallocate"), (posix, "take_lease")])
 def test_what_cannot_be_made_leaves_nothing(folder: Path, module, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:

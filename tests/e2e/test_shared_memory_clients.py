@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from normserve import AsyncClient, Client, SharedMemoryWarning, placement, requests
+from normserve import AsyncClient, Client, NormserveError, SharedMemoryWarning, placement, requests
 from normserve.testing import RunningServer, free_port, running_server
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from normserve_proto.shared_memory import FOLDER, LEASED
+from onnx import TensorProto, helper
 
 BIG = np.arange(50_000, dtype=np.float32).reshape(2, -1)
 
@@ -164,6 +165,52 @@ def test_a_worker_is_replaced(memory_repository: Path) -> None:
         assert "does not take a change" not in server.log
 
 
+def relu(outputs: Sequence[str]) -> bytes:
+    """A model of x [N, 25000] with these outputs."""
+    nodes = [helper.make_node("Relu", ["x"], [name]) for name in outputs]
+    x, *ys = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 25_000]) for name in ("x", *outputs))
+    graph = helper.make_graph(nodes, "graph", [x], ys)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def load(client: Client, *outputs: str) -> None:
+    client.load_model("m", config={"max_batch_size": 8}, files={"1/model.onnx": relu(outputs)})
+
+
+@contextlib.contextmanager
+def after_three(address: str) -> Iterator[Client]:
+    """A client that knows the one output of a version."""
+    with Client(address, shared_memory=True) as client:
+        load(client, "y")
+        assert [list(client.infer("m", {"x": BIG})) for _ in range(3)] == [["y"]] * 3
+        yield client
+
+
+def test_a_version_that_is_loaded_anew_with_one_more_output(tmp_path: Path) -> None:
+    flags = ("--no-fold", "--allow-shared-memory", "--model-control-mode", "explicit")
+    with running_server(tmp_path, arguments=flags) as server:
+        with after_three(server.grpc_address) as client:
+            load(client, "y", "z")
+            assert list(client.infer("m", {"x": BIG})) == ["y", "z"]
+        with after_three(server.grpc_address) as client, Client(server.grpc_address) as other:
+            load(other, "y", "z")
+            answers = [len(client.infer("m", {"x": BIG})) for _ in range(64)]
+            assert answers[0] == 1  # what docs/client.md says; it may become better
+            assert answers[-1] == 2
+            sizes = Sizes(client)
+            assert len(client.infer("m", {"x": BIG})) == 2
+            assert max(sizes.last) < 1000
+
+
+async def test_what_a_coroutine_loads_anew() -> None:
+    async with AsyncClient("127.0.0.1:1", shared_memory=True) as client:
+        for change in (client.load_model("m", timeout=0.1), client.unload_model("m", timeout=0.1)):
+            before = client._shared._known
+            with pytest.raises(NormserveError):
+                await change
+            assert client._shared._known is not before
+
+
 DYING = """
 import sys, time, numpy as np
 from normserve import Client
@@ -188,6 +235,25 @@ def test_a_client_that_dies_leaves_nothing_behind(
         client.wait()
     assert not registered(stub)
     assert stub.ServerReady(pb.ServerReadyRequest()).ready
+
+
+KILLED_EARLY = """
+import os, signal, sys, numpy as np
+from normserve import Client, requests
+requests.register = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Client(sys.argv[1], shared_memory=True).infer("double", {"x": np.zeros((1, 100_000), np.float32)})
+"""
+
+
+def test_the_next_client_removes_what_one_left_that_was_killed_before_the_server_opened_it(
+    memory_server: RunningServer,
+) -> None:
+    address = memory_server.grpc_address
+    done = subprocess.run([sys.executable, "-c", KILLED_EARLY, address], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(Path(FOLDER).glob(f"{LEASED}*"))
+    with Client(address, shared_memory=True) as client:
+        client.infer("double", {"x": BIG})
 
 
 def test_a_client_that_nobody_closes(memory_server: RunningServer, stub: GRPCInferenceServiceStub) -> None:

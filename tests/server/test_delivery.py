@@ -288,3 +288,12 @@ def test_classes_with_labels_beside_elements(plans: Plans) -> None:
             len(text).to_bytes(4, "little") + text
             for text in (b"2.000000:2", b"1.000000:1:dog", b"5.000000:2", b"4.000000:1:dog")
         )
+
+
+def test_too_many_classes_of_a_shape_that_only_the_run_tells(plans: Plans) -> None:
+    message = request(x=False, s=False)
+    message.outputs.add(name="y").parameters["classification"].int64_param = 2**40
+    planned, work = find(plans, message)
+    wide = [np.zeros((2, 50_001), np.float32), outputs()[1]]
+    with pytest.raises(InvalidRequestError, match=r"output 'y': .* at most 100000 results, got .* which are 100002"):
+        planned.answer(work, wide)

@@ -48,6 +48,27 @@ def test_a_request_that_asks_for_nothing_has_no_extras() -> None:
     assert [layout.name for layout in made.layouts] == ["image", "text"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "samples", "count"), [((4, 25_000), 1, 2**40), ((100_000,), 1, 100_000), ((25_000,), 4, 2**63 - 1)]
+)
+def test_classes_are_bounded_over_all_samples(shape: tuple[int, ...], samples: int, count: int) -> None:
+    def signature(first: int) -> Signature:
+        outputs = (TensorSpec("y", "FP32", (DYNAMIC, first, *shape[1:])),)
+        return Signature((TensorSpec("x", "FP32", (DYNAMIC,)),), outputs, max_batch_size=samples)
+
+    message = pb.ModelInferRequest()
+    message.inputs.add(name="x", datatype="FP32", shape=[samples])
+    message.outputs.add(name="y").parameters["classification"].int64_param = count
+    extras = plan(signature(shape[0]), message).extras
+    assert extras is not None
+    assert extras.classes == (count,)
+    message.outputs[0].parameters["classification"].int64_param = count + 1 if count < 2**40 else count
+    with pytest.raises(
+        InvalidRequestError, match=r"output 'y': classification gives at most 100000 results, got .* which are 1"
+    ):
+        plan(signature(shape[0] + 1), message)
+
+
 def test_what_lies_in_shared_memory_is_not_in_the_message() -> None:
     message = request()
     put(message.inputs[0], "a", offset=64)
