@@ -5,9 +5,8 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from time import thread_time
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from normserve_proto.tensors import Array
@@ -33,8 +32,7 @@ SMOOTHING = 0.2  # weight of the newest run in the moving average of run times
 MAX_KNOWN_SHAPES = 1024  # shapes come from callers, so what is remembered of them is bounded
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One execution of the model.
 
     Attributes:

@@ -6,6 +6,7 @@ to view the raw contents as, how the answer begins) is kept, by its bytes, and n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.tensors import Array, Buffer, TensorError
@@ -23,8 +24,7 @@ MOST_HEAD_BYTES = 4096
 MOST_ANSWERS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A ModelInfer message as it came.
 
     Attributes:
@@ -36,8 +36,7 @@ class InferRequest:
     raw: Sequence[Buffer] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(NamedTuple):
     """A ModelInfer answer before it is bytes: the serialized message without its raw contents, and what those are made of."""
 
     head: bytes

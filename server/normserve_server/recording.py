@@ -7,7 +7,7 @@ for a small request, and per call they would be written with cold caches. Whoeve
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -21,8 +21,7 @@ from normserve_server.tracing import Traces
 FLUSH_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A call that has its answer.
 
     Attributes:

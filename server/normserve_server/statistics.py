@@ -3,10 +3,10 @@
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Laps:
+class Laps(NamedTuple):
     """How long the parts of one run took, in seconds.
 
     Attributes:

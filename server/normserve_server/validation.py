@@ -6,6 +6,7 @@ plan. Nothing behind this point asks again whether names, datatypes, shapes and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors
@@ -22,8 +23,7 @@ _SEQUENCE = "sequence_id"
 _EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"  # says nothing to a model with one answer a request
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """A request that can be run.
 
     Attributes:
