@@ -16,6 +16,7 @@ from normserve import Client
 from normserve.testing import RunningServer, running_server
 
 CHANNELS = 10_000
+ELSEWHERE = "127.0.0.2"  # each channel takes a port, which other tests find free on 127.0.0.1 and want to listen on
 MIB = 2**20
 
 
@@ -44,7 +45,7 @@ def channels(server: RunningServer, count: int) -> Iterator[list[socket.socket]]
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(count):
-            opened.append(stack.enter_context(raw_http2.connect(server.grpc_address)))
+            opened.append(stack.enter_context(raw_http2.connect(server.grpc_address, ELSEWHERE)))
             opened[-1].sendall(raw_http2.opening())
         yield opened
 

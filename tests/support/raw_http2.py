@@ -38,9 +38,10 @@ def call(message: bytes, stream: int, path: str = INFER) -> bytes:
     return headers(path, stream) + data(message, stream)
 
 
-def connect(address: str) -> socket.socket:
+def connect(address: str, source: str = "") -> socket.socket:
+    """Opens a connection, from an address of this machine's own choice where none is given."""
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0) if source else None)
 
 
 @dataclass(frozen=True)
