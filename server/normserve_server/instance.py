@@ -5,7 +5,6 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from time import thread_time
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -24,8 +23,8 @@ Outcome: TypeAlias = Sequence[Array] | BaseException
 # A run on the loop spares two thread switches, and holds up every other call for as long. This is about what gRPC and the
 # handler hold the loop for anyway. Measured on two cores, a run of 40 us: 10 % more requests/s at 1 and at 16 callers.
 INLINE_SECONDS = 2e-4
-# Some models' time depends on the data and not on the shape. After a run this long none is risked on the loop for so long that
-# the loop is held for no larger share of the time, whatever callers send.
+# Some models' time depends on the data and not on the shape. After two runs this long none is risked on the loop for so long
+# that the loop is held for about this share of the time, whatever callers send.
 BARRING_SECONDS = 20 * INLINE_SECONDS
 BARRED_SHARE = 0.01
 SMOOTHING = 0.2  # weight of the newest run in the moving average of run times
@@ -75,6 +74,7 @@ class Instance:
         self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
         self._barred_until = 0.0
+        self._watched_until = 0.0
         self._busy_since: float | None = None
         self._worked = False
 
@@ -147,13 +147,12 @@ class Instance:
         padded = self._padded(size) if self._buckets else size
         whole = len(batch) == 1 and padded == size
         inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
-        started, worked = now(), thread_time()
+        started = now()
         try:
             outputs = self._servable.run(inputs)
         finally:
             ended = now()
             self._remember((batch[0].shape_key, size), ended - started)
-            self._bar(thread_time() - worked)
         self._worked = True
         outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
         return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
@@ -199,14 +198,18 @@ class Instance:
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
 
-    def _bar(self, worked_seconds: float) -> None:
-        """Keeps runs off the loop after one that took long by itself, and not because the system had other things to do."""
-        if worked_seconds > BARRING_SECONDS:
-            self._barred_until = now() + worked_seconds / BARRED_SHARE
+    def _bar(self, seconds: float) -> None:
+        """Keeps runs off the loop after a second long one; the first may be short, and the system had other things to do."""
+        moment = now()
+        if moment < self._watched_until:
+            self._barred_until = moment + seconds / BARRED_SHARE
+        self._watched_until = moment + seconds / BARRED_SHARE
 
     def _remember(self, key: tuple[object, int], seconds: float) -> None:
         if len(self._seconds) >= MAX_KNOWN_SHAPES:
             self._seconds.clear()
+        if seconds > BARRING_SECONDS:
+            self._bar(seconds)
         before = self._seconds.get(key, seconds)
         # One run that the system interrupted for milliseconds says nothing about the next; several in a row do.
         self._seconds[key] = before + SMOOTHING * (min(seconds, 2 * before) - before)
