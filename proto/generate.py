@@ -18,7 +18,7 @@ GENERATOR = "grpcio-tools==1.71.0"
 GENERATOR_NEEDS = ("setuptools==80.9.0", "protobuf==5.29.5", "grpcio==1.71.0")
 SOURCE_ROOT = Path(__file__).resolve().parent
 PACKAGE = SOURCE_ROOT / "normserve_proto"
-PROTOS = ("open_inference.proto", "normalization.proto")
+PROTOS = ("open_inference.proto", "normalization.proto", "normalizers.proto")
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 
 DEFAULT_POOL = "_descriptor_pool.Default()"

@@ -16,20 +16,24 @@ class Tensor(_message.Message):
     def __init__(self, datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class NormalizeRequest(_message.Message):
-    __slots__ = ("input", "batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm")
+    __slots__ = ("input", "batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm", "local_response_norm", "normalize")
     INPUT_FIELD_NUMBER: _ClassVar[int]
     BATCH_NORM_FIELD_NUMBER: _ClassVar[int]
     LAYER_NORM_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NORM_FIELD_NUMBER: _ClassVar[int]
     GROUP_NORM_FIELD_NUMBER: _ClassVar[int]
     RMS_NORM_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_RESPONSE_NORM_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_FIELD_NUMBER: _ClassVar[int]
     input: Tensor
     batch_norm: BatchNorm
     layer_norm: LayerNorm
     instance_norm: InstanceNorm
     group_norm: GroupNorm
     rms_norm: RmsNorm
-    def __init__(self, input: _Optional[_Union[Tensor, _Mapping]] = ..., batch_norm: _Optional[_Union[BatchNorm, _Mapping]] = ..., layer_norm: _Optional[_Union[LayerNorm, _Mapping]] = ..., instance_norm: _Optional[_Union[InstanceNorm, _Mapping]] = ..., group_norm: _Optional[_Union[GroupNorm, _Mapping]] = ..., rms_norm: _Optional[_Union[RmsNorm, _Mapping]] = ...) -> None: ...
+    local_response_norm: LocalResponseNorm
+    normalize: LpNormalize
+    def __init__(self, input: _Optional[_Union[Tensor, _Mapping]] = ..., batch_norm: _Optional[_Union[BatchNorm, _Mapping]] = ..., layer_norm: _Optional[_Union[LayerNorm, _Mapping]] = ..., instance_norm: _Optional[_Union[InstanceNorm, _Mapping]] = ..., group_norm: _Optional[_Union[GroupNorm, _Mapping]] = ..., rms_norm: _Optional[_Union[RmsNorm, _Mapping]] = ..., local_response_norm: _Optional[_Union[LocalResponseNorm, _Mapping]] = ..., normalize: _Optional[_Union[LpNormalize, _Mapping]] = ...) -> None: ...
 
 class NormalizeResponse(_message.Message):
     __slots__ = ("output", "running_mean", "running_var", "num_batches_tracked")
@@ -42,6 +46,22 @@ class NormalizeResponse(_message.Message):
     running_var: Tensor
     num_batches_tracked: int
     def __init__(self, output: _Optional[_Union[Tensor, _Mapping]] = ..., running_mean: _Optional[_Union[Tensor, _Mapping]] = ..., running_var: _Optional[_Union[Tensor, _Mapping]] = ..., num_batches_tracked: _Optional[int] = ...) -> None: ...
+
+class NormalizeStreamResponse(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: NormalizeResponse
+    error: NormalizeError
+    def __init__(self, response: _Optional[_Union[NormalizeResponse, _Mapping]] = ..., error: _Optional[_Union[NormalizeError, _Mapping]] = ...) -> None: ...
+
+class NormalizeError(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class BatchNorm(_message.Message):
     __slots__ = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "num_batches_tracked", "cumulative")
@@ -116,3 +136,25 @@ class RmsNorm(_message.Message):
     weight: Tensor
     eps: float
     def __init__(self, normalized_shape: _Optional[_Iterable[int]] = ..., weight: _Optional[_Union[Tensor, _Mapping]] = ..., eps: _Optional[float] = ...) -> None: ...
+
+class LocalResponseNorm(_message.Message):
+    __slots__ = ("size", "alpha", "beta", "k")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    def __init__(self, size: _Optional[int] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., k: _Optional[float] = ...) -> None: ...
+
+class LpNormalize(_message.Message):
+    __slots__ = ("p", "dim", "eps")
+    P_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    EPS_FIELD_NUMBER: _ClassVar[int]
+    p: float
+    dim: int
+    eps: float
+    def __init__(self, p: _Optional[float] = ..., dim: _Optional[int] = ..., eps: _Optional[float] = ...) -> None: ...

@@ -39,6 +39,11 @@ class NormalizationServiceStub(object):
                 request_serializer=normserve__proto_dot_normalization__pb2.NormalizeRequest.SerializeToString,
                 response_deserializer=normserve__proto_dot_normalization__pb2.NormalizeResponse.FromString,
                 _registered_method=True)
+        self.NormalizeStream = channel.stream_stream(
+                '/normserve.v1.NormalizationService/NormalizeStream',
+                request_serializer=normserve__proto_dot_normalization__pb2.NormalizeRequest.SerializeToString,
+                response_deserializer=normserve__proto_dot_normalization__pb2.NormalizeStreamResponse.FromString,
+                _registered_method=True)
 
 
 class NormalizationServiceServicer(object):
@@ -52,6 +57,14 @@ class NormalizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NormalizeStream(self, request_iterator, context):
+        """The same for one tensor after the other: one answer a request, in the requests' order. The server reads no further ahead
+        than it answers. A request that is refused is answered with `error`, and the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NormalizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +72,11 @@ def add_NormalizationServiceServicer_to_server(servicer, server):
                     servicer.Normalize,
                     request_deserializer=normserve__proto_dot_normalization__pb2.NormalizeRequest.FromString,
                     response_serializer=normserve__proto_dot_normalization__pb2.NormalizeResponse.SerializeToString,
+            ),
+            'NormalizeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.NormalizeStream,
+                    request_deserializer=normserve__proto_dot_normalization__pb2.NormalizeRequest.FromString,
+                    response_serializer=normserve__proto_dot_normalization__pb2.NormalizeStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +106,33 @@ class NormalizationService(object):
             '/normserve.v1.NormalizationService/Normalize',
             normserve__proto_dot_normalization__pb2.NormalizeRequest.SerializeToString,
             normserve__proto_dot_normalization__pb2.NormalizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NormalizeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/normserve.v1.NormalizationService/NormalizeStream',
+            normserve__proto_dot_normalization__pb2.NormalizeRequest.SerializeToString,
+            normserve__proto_dot_normalization__pb2.NormalizeStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
