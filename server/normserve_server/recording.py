@@ -5,8 +5,8 @@ for a small request, and per call they would be written with cold caches. Whoeve
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import grpc
@@ -14,8 +14,8 @@ import numpy as np
 from prometheus_client import Histogram
 
 from normserve_server.calls import Call
-from normserve_server.metrics import Metrics
-from normserve_server.statistics import Statistics
+from normserve_server.metrics import Metrics, RequestSeries
+from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 
 FLUSH_SECONDS = 0.02
@@ -60,35 +60,40 @@ class Recorder:
     def flush(self) -> None:
         """Records what was noted."""
         noted, self._noted = self._noted, []
-        alike: defaultdict[tuple[str, str, str], list[Answered]] = defaultdict(list)
+        alike: defaultdict[tuple[str, str, str, int], list[Answered]] = defaultdict(list)
         for one in noted:
-            alike[one.call.model, one.call.version, one.call.method].append(one)
-            if one.call.statistics is not None:
-                _add_up(one.call.statistics, one)
+            call = one.call
+            # A version that was loaded again has the labels of the one before, and other statistics.
+            alike[call.model, call.version, call.method, id(call.statistics)].append(one)
             if self._traces.on:
-                self._traces.note(one.call, one.code.name, one.seconds)
-        for labels, calls in alike.items() if self._metrics.recording else ():
-            self._record(labels, calls)
+                self._traces.note(call, one.code.name, one.seconds)
+        for (*labels, _), calls in alike.items():
+            phases = [one.call.phases() for one in calls]
+            if (statistics := calls[0].call.statistics) is not None:
+                _add_up(statistics, calls, phases)
+            if self._metrics.recording:
+                self._record(self._metrics.series(*labels), calls, phases)
 
-    def _record(self, labels: tuple[str, str, str], calls: list[Answered]) -> None:
-        series = self._metrics.series(*labels)
-        for one in calls:
-            series.count(one.code.name)
+    def _record(self, series: RequestSeries, calls: list[Answered], times: list[dict[str, float]]) -> None:
+        for code, requests in Counter(one.code.name for one in calls).items():
+            series.count(code, requests)
         series.bytes_in.inc(sum(one.bytes_in for one in calls))
         series.bytes_out.inc(sum(one.bytes_out for one in calls))
-        observe_all(series.duration, (one.seconds for one in calls))
+        observe_all(series.duration, [one.seconds for one in calls])
         for phase, histogram in series.phases.items():
-            observe_all(histogram, (one.call.phases[phase] for one in calls if phase in one.call.phases))
+            observe_all(histogram, [phases[phase] for phases in times if phase in phases])
+        if alone := [one.call.samples for one in calls if one.call.ran_alone]:
+            observe_all(series.batch_size, alone)
 
 
-def observe_all(histogram: Histogram, amounts: Iterable[float]) -> None:
+def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
     """The same as `histogram.observe` of each amount, without walking all buckets for each.
 
     Args:
         histogram: without labels of its own.
         amounts: any number of them.
     """
-    values = np.fromiter(amounts, np.float64)
+    values = np.array(amounts, np.float64)
     if not values.size:
         return
     # prometheus_client has no way to observe many; a test holds this against observing one by one.
@@ -99,8 +104,23 @@ def observe_all(histogram: Histogram, amounts: Iterable[float]) -> None:
     histogram._sum.inc(float(values.sum()))
 
 
-def _add_up(statistics: Statistics, one: Answered) -> None:
-    if one.code is not grpc.StatusCode.OK:
-        statistics.failed(one.seconds)
-    elif one.call.laps is not None:
-        statistics.answered(one.call.samples, one.call.phases.get("queue", 0.0), one.call.laps, one.seconds)
+def _add_up(statistics: Statistics, calls: list[Answered], times: list[dict[str, float]]) -> None:
+    failed = [one.seconds for one in calls if one.code is not grpc.StatusCode.OK]
+    if failed:
+        statistics.failed(sum(failed), len(failed))
+    ran = [(one, phases, laps) for one, phases in zip(calls, times, strict=True) if (laps := one.call.laps) is not None]
+    answered = [each for each in ran if each[0].code is grpc.StatusCode.OK]
+    if answered:
+        statistics.answered(
+            sum(one.call.samples for one, _, _ in answered),
+            sum(phases.get("queue", 0.0) for _, phases, _ in answered),
+            Laps.together([laps for _, _, laps in answered]),
+            sum(one.seconds for one, _, _ in answered),
+            len(answered),
+        )
+    sizes: defaultdict[int, list[Laps]] = defaultdict(list)
+    for one, _, laps in ran:
+        if one.call.ran_alone:
+            sizes[one.call.samples].append(laps)
+    for samples, runs in sizes.items():
+        statistics.executed(samples, Laps.together(runs), len(runs))
