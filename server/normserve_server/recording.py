@@ -18,7 +18,7 @@ from normserve_server.metrics import Metrics, RequestSeries
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 
-FLUSH_SECONDS = 0.1
+FLUSH_SECONDS = 0.02
 
 
 class Answered(NamedTuple):
