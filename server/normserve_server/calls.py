@@ -1,5 +1,6 @@
 """One call on its way through the server: its deadline, its labels, and how long each phase took."""
 
+import itertools
 import time
 
 from normserve_server.statistics import Laps, Statistics
@@ -22,7 +23,8 @@ class Call:
         statistics: the version's, once it is known that the call wants an inference of it.
         admitted_bytes: of its message, and of its answer once there is one.
         started: when its message came, by `now`.
-        ended: the phases that the call has left, each with the moment; a phase may come again.
+        left: the phases that the call has left; one may come again.
+        moments: when the message came, and then when each of them ended, by `now`.
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
         ran_alone: whether that run was for it only, and is not noted anywhere else.
     """
@@ -40,21 +42,22 @@ class Call:
         self.method = method
         self.deadline = deadline
         self.started = now()
-        self.ended: list[tuple[str, float]] = []
+        self.left: list[str] = []
+        self.moments = [self.started]
 
     def lap(self, phase: str) -> None:
         """Ends a phase now: it began where the one before ended."""
-        self.ended.append((phase, now()))
+        self.left.append(phase)
+        self.moments.append(now())
 
     def lap_at(self, phase: str, moment: float) -> None:
         """Ends a phase at `moment`, seconds by `now`."""
-        self.ended.append((phase, moment))
+        self.left.append(phase)
+        self.moments.append(moment)
 
     def phases(self) -> dict[str, float]:
         """Gives the seconds in each phase that the call has left."""
         seconds: dict[str, float] = {}
-        mark = self.started
-        for phase, moment in self.ended:
-            seconds[phase] = seconds.get(phase, 0.0) + moment - mark
-            mark = moment
+        for phase, (began, ended) in zip(self.left, itertools.pairwise(self.moments), strict=True):
+            seconds[phase] = seconds.get(phase, 0.0) + ended - began
         return seconds

@@ -162,7 +162,7 @@ async def test_phases_add_up_to_the_time_that_passed(batcher: Batcher, doubler: 
     started = call.started
     await batcher.submit(work(1.0), call)
     assert set(call.phases()) == {"queue", "compute"}
-    assert sum(call.phases().values()) == pytest.approx(call.ended[-1][1] - started)
+    assert sum(call.phases().values()) == pytest.approx(call.moments[-1] - started)
     assert min(call.phases().values()) >= 0
 
 

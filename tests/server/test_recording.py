@@ -1,6 +1,7 @@
 import asyncio
 
 import grpc
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def samples(registry: CollectorRegistry) -> dict[tuple, float]:
 def test_many_are_observed_as_they_are_one_by_one(amounts: list[float]) -> None:
     registries = CollectorRegistry(), CollectorRegistry()
     together, alone = (Histogram("h", "of seconds", buckets=SECONDS, registry=registry) for registry in registries)
-    observe_all(together, amounts)
+    observe_all(together, np.array(amounts))
     for amount in amounts:
         alone.observe(amount)
     assert samples(registries[0]) == pytest.approx(samples(registries[1]))
