@@ -12,20 +12,21 @@ import grpc
 import grpc.aio
 from normserve_proto.tensors import Array
 
-from normserve import channel, requests
+from normserve import answers, channel, requests
+from normserve.aio_introspection import AsyncIntrospection
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
-from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
+from normserve.errors import CallCancelledError, NormserveError, from_status
 from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
+from normserve.results import StreamAnswer
 from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncOperators):
+class AsyncClient(AsyncIntrospection, AsyncOperators):
     """`Client` for coroutines: the same verbs, arguments, answers and errors, awaited.
 
     It belongs to the event loop in which it is made.
@@ -108,46 +109,10 @@ class AsyncClient(AsyncOperators):
             call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
             try:
                 async for data in call:
-                    yield requests.read_stream_answer(data)
+                    yield answers.stream_answer(data)
             finally:
                 call.cancel()
         outgoing.check()
-
-    async def is_live(self, *, timeout: float | None = None) -> bool:
-        """As `Client.is_live`."""
-        try:
-            return await self._send(requests.server_live(), timeout)
-        except UnavailableError:
-            return False
-
-    async def is_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = None) -> bool:
-        """As `Client.is_ready`."""
-        try:
-            return await self._send(requests.ready(model, version), timeout)
-        except UnavailableError:
-            return False
-
-    async def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
-        """As `Client.metadata`."""
-        return await self._send(requests.model_metadata(model, version), timeout)
-
-    async def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
-        """As `Client.model_config`."""
-        return await self._send(requests.model_config(model, version), timeout)
-
-    async def statistics(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[ModelStatistics, ...]:
-        """As `Client.statistics`."""
-        return await self._send(requests.statistics(model, version), timeout)
-
-    async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
-        """As `Client.server_metadata`."""
-        return await self._send(requests.server_metadata(), timeout)
-
-    async def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
-        """As `Client.models`."""
-        return await self._send(requests.repository_index(only_ready=only_ready), timeout)
 
     async def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         """Makes one call after another, all within `timeout`."""
