@@ -14,19 +14,20 @@ from normserve_proto.tensors import Array
 
 from normserve import answers, channel, requests
 from normserve.aio_introspection import AsyncIntrospection
+from normserve.aio_normalizer import AsyncNormalizers
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
 from normserve.errors import CallCancelledError, NormserveError, from_status
-from normserve.requests import Call, Parameter
+from normserve.requests import Call, Parameter, Steps
 from normserve.results import StreamAnswer
-from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncIntrospection, AsyncOperators):
+class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
     """`Client` for coroutines: the same verbs, arguments, answers and errors, awaited.
 
     It belongs to the event loop in which it is made.

@@ -13,17 +13,18 @@ from normserve import answers, channel, requests
 from normserve.channel import ChannelOptions
 from normserve.errors import CallCancelledError, NormserveError, from_status
 from normserve.introspection import Introspection
+from normserve.normalizer import Normalizers
 from normserve.operators import Operators
-from normserve.requests import Call, Parameter
+from normserve.requests import Call, Parameter, Steps
 from normserve.results import StreamAnswer
-from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 Metadata = Mapping[str, str | bytes]
 
 
-class Client(Introspection, Operators):
+class Client(Introspection, Normalizers, Operators):
     """Calls a normserve server, or any other that speaks the Open Inference Protocol over gRPC.
 
     One client holds one connection, may be used by any number of threads, and makes no call before the first verb.

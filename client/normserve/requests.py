@@ -4,7 +4,7 @@ Nothing here touches a network. A `Call` is what both clients send and read, so 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -37,6 +37,17 @@ REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
 REGISTER = _SERVICE + "SystemSharedMemoryRegister"
 UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
+_NORMALIZERS = "/normserve.v1.NormalizerService/"
+CREATE_NORMALIZER = _NORMALIZERS + "CreateNormalizer"
+GET_NORMALIZER = _NORMALIZERS + "GetNormalizer"
+LIST_NORMALIZERS = _NORMALIZERS + "ListNormalizers"
+UPDATE_NORMALIZER = _NORMALIZERS + "UpdateNormalizer"
+DELETE_NORMALIZER = _NORMALIZERS + "DeleteNormalizer"
+APPLY_NORMALIZER = _NORMALIZERS + "ApplyNormalizer"
+OBSERVE_NORMALIZER = _NORMALIZERS + "ObserveNormalizer"
+GET_STATE_DICT = _NORMALIZERS + "GetStateDict"
+LOAD_STATE_DICT = _NORMALIZERS + "LoadStateDict"
+GET_SNAPSHOT = _NORMALIZERS + "GetSnapshot"
 
 METHODS = (
     SERVER_LIVE,
@@ -51,9 +62,17 @@ METHODS = (
     REPOSITORY_LOAD,
     REPOSITORY_UNLOAD,
     NORMALIZE,
+    CREATE_NORMALIZER,
+    GET_NORMALIZER,
+    LIST_NORMALIZERS,
+    APPLY_NORMALIZER,
+    OBSERVE_NORMALIZER,
+    GET_STATE_DICT,
+    LOAD_STATE_DICT,
+    GET_SNAPSHOT,
 )
 # Not sent again by themselves: they would fail for having worked.
-ONCE = (REGISTER, UNREGISTER)
+ONCE = (REGISTER, UNREGISTER, UPDATE_NORMALIZER, DELETE_NORMALIZER)
 ALL_METHODS = (*METHODS, *ONCE)
 
 
@@ -81,6 +100,9 @@ class Call(Generic[T]):
             return self.parse(response)
         except (DecodeError, TensorError) as error:
             raise InternalError(f"the server's answer cannot be read: {error}") from error
+
+
+Steps = Generator[Call[Any], Any, T]  # calls one after the other: each is sent its answer, or thrown its error
 
 
 @dataclass(frozen=True, slots=True)
