@@ -11,8 +11,14 @@ from shutil import which
 
 import grpc
 import pytest
-from normserve import AsyncClient, Client
-from normserve_proto import normalization_pb2, normalization_pb2_grpc, open_inference_pb2_grpc
+from echo_normalizers import EchoNormalizers
+from normserve import AsyncClient, BatchNormLayer, Client
+from normserve_proto import (
+    normalization_pb2,
+    normalization_pb2_grpc,
+    normalizers_pb2_grpc,
+    open_inference_pb2_grpc,
+)
 from normserve_proto import open_inference_pb2 as pb
 
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
@@ -162,6 +168,7 @@ def echo_server(plan):
     server = grpc.server(futures.ThreadPoolExecutor(8), options=OPTIONS)
     open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(EchoInference(plan), server)
     normalization_pb2_grpc.add_NormalizationServiceServicer_to_server(EchoNormalization(plan), server)
+    normalizers_pb2_grpc.add_NormalizerServiceServicer_to_server(EchoNormalizers(plan), server)
     yield server
     server.stop(None).wait()
 
@@ -188,6 +195,26 @@ async def call(request, address):
     else:
         async with AsyncClient(address) as client:
             yield lambda verb, *args, **kwargs: getattr(client, verb)(*args, **kwargs)
+
+
+@pytest.fixture(params=["Client", "AsyncClient"])
+async def normalizer(request, address):
+    """Calls a verb of the normalizer "obs" of either client: `await normalizer("apply", x)`."""
+    if request.param == "Client":
+        with Client(address) as client:
+            obs = client.normalizer("obs")
+            yield lambda verb, *args, **kwargs: asyncio.to_thread(getattr(obs, verb), *args, **kwargs)
+    else:
+        async with AsyncClient(address) as client:
+            obs = client.normalizer("obs")
+            yield lambda verb, *args, **kwargs: getattr(obs, verb)(*args, **kwargs)
+
+
+@pytest.fixture
+async def obs(normalizer):
+    """As `normalizer`, with one that is there."""
+    await normalizer("create", BatchNormLayer(3))
+    return normalizer
 
 
 @pytest.fixture(scope="session")
