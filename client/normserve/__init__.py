@@ -1,6 +1,7 @@
 """normserve's client: run models and normalize tensors on a server, with numpy arrays in and out."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
 from normserve.aio import AsyncClient
 from normserve.aio_normalizer import AsyncNormalizer
@@ -32,6 +33,9 @@ from normserve.results import (
     TensorMetadata,
 )
 from normserve.shared_memory import SharedMemoryWarning
+
+if TYPE_CHECKING:
+    from normserve.nn import RemoteBatchNorm as RemoteBatchNorm
 
 __version__ = _version("normserve")
 
@@ -69,3 +73,14 @@ __all__ = [
     "UnimplementedError",
     "__version__",
 ]
+
+
+if not TYPE_CHECKING:  # else every name would be one
+
+    def __getattr__(name: str) -> Any:
+        """Imports what needs torch when it is asked for."""
+        if name != "RemoteBatchNorm":
+            raise AttributeError(f"module 'normserve' has no attribute {name!r}")
+        from normserve.nn import RemoteBatchNorm  # noqa: PLC0415 - torch need not be installed
+
+        return RemoteBatchNorm
