@@ -3,6 +3,7 @@
 
 import asyncio
 import subprocess
+import sys
 import threading
 from collections import deque
 from concurrent import futures
@@ -12,7 +13,7 @@ from shutil import which
 import grpc
 import pytest
 from echo_normalizers import EchoNormalizers
-from normserve import AsyncClient, BatchNormLayer, Client
+from normserve import AsyncClient, BatchNormLayer, Client, cli
 from normserve_proto import (
     normalization_pb2,
     normalization_pb2_grpc,
@@ -215,6 +216,22 @@ async def obs(normalizer):
     """As `normalizer`, with one that is there."""
     await normalizer("create", BatchNormLayer(3))
     return normalizer
+
+
+@pytest.fixture
+def normserve(monkeypatch, capsys, address):
+    """Runs the command line in this process: gives exit code, standard output and standard error."""
+    monkeypatch.setenv("NORMSERVE_ADDRESS", address)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["normserve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")
