@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "sklearn", "scipy"}
-SERVER_ONLY = {"aiohttp", "prometheus_client", "pydantic", "pydantic_settings", "structlog", "uvloop"}
+SERVER_ONLY = {"aiohttp", "psycopg", "prometheus_client", "pydantic", "pydantic_settings", "sqlalchemy", "structlog", "uvloop"}
 
 FORBIDDEN = {
     "normserve_proto": HEAVY | SERVER_ONLY | {"normserve", "normserve_models", "normserve_server"},

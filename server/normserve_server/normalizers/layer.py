@@ -120,7 +120,7 @@ class Tracked:
         """The state that torch's load_state_dict() makes of it."""
         if self.updates and version < SINCE_COUNTED and COUNTER not in tensors:
             tensors = {**tensors, COUNTER: np.zeros((), np.int64)}
-        state = self.adopted(expect(tensors, self.exported(present)))
+        state = expect(tensors, present)
         if self.updates and state[COUNTER] < 0:
             raise InvalidRequestError(f"{COUNTER} is >= 0, got {state[COUNTER]}")
         if self.updates and (state["running_var"] < 0).any():
