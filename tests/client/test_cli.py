@@ -169,6 +169,19 @@ class TestNormalize:
         needed = ("--normalized-shape", "3") if operator == "rms_norm" else ()
         assert normserve("normalize", operator, "-i", x, "-o", tmp_path / "y.npy", *needed)[0] == 0
 
+    def test_local_response_norm(self, normserve, x, plan, tmp_path):
+        given = ("--size", "3", "--alpha", "0.5", "--beta", "0.25", "--k", "2")
+        assert normserve("normalize", "local_response_norm", "-i", x, "-o", tmp_path / "y.npy", *given)[0] == 0
+        operator = plan.seen[0].request.local_response_norm
+        assert (operator.size, operator.alpha, operator.beta, operator.k) == (3, 0.5, 0.25, 2)
+        refused(normserve("normalize", "local_response_norm", "-i", x, "-o", "y.npy"), 2, "local_response_norm needs --size")
+
+    def test_normalize(self, normserve, x, plan, tmp_path):
+        given = ("--p", "inf", "--dim", "-1", "--eps", "0.5")
+        assert normserve("normalize", "normalize", "-i", x, "-o", tmp_path / "y.npy", *given)[0] == 0
+        operator = plan.seen[0].request.normalize
+        assert (operator.p, operator.dim, operator.eps) == (np.inf, -1, 0.5)
+
     def test_options_of_another_operator(self, normserve, x, plan):
         run = ("normalize", "layer_norm", "-i", x, "-o", "y.npy", "--normalized-shape", "3")
         refused(normserve(*run, "--num-groups", "3"), 2, "layer_norm takes no --num-groups")
