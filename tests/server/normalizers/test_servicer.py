@@ -166,7 +166,7 @@ async def test_who_knows_a_normalizer_that_was_made_anew_looks_again(services: C
 @pytest.mark.parametrize("method", ["Observe", "Apply"])
 async def test_a_request_id_is_answered_again_and_not_applied_twice(service, method: str) -> None:
     await service.create(**BATCH_NORM)
-    call = {"Observe": service.observe, "Apply": lambda *a, **k: service.apply(*a, **k)}[method]
+    call = {"Observe": service.observe, "Apply": service.apply}[method]
     first = await call(X, request_id="a")
     await service.observe(X)
     for again in await asyncio.gather(*(call(X, request_id="a") for _ in range(3))):
