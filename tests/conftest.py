@@ -41,7 +41,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningServer]:
     """A server process that serves the digits network, folded; shared, so tests must leave it as it is."""
-    with running_server(digits_repository, arguments=("--cache-dir", str(cache_dir))) as server:
+    arguments = ("--cache-dir", str(cache_dir), "--state", str(cache_dir / "normalizers.db"))
+    with running_server(digits_repository, arguments=arguments) as server:
         yield server
 
 

@@ -11,9 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(page, server, repository):
-    text = (ROOT / "docs" / page).read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    code = "\n".join(blocks).replace("localhost:8001", server.grpc_address)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    code = re.sub(r"(localhost|127\.0\.0\.1):8001", server.grpc_address, "\n".join(blocks))
     exec(compile(code.replace("models/repository", str(repository)), page, "exec"), {})
     return len(blocks)
 
@@ -25,15 +24,20 @@ def server(tmp_path_factory):
         yield server
 
 
+def test_readme(digits_server, digits_repository):
+    pytest.importorskip("tritonclient.grpc", reason="the page shows Triton's client too")
+    assert run("README.md", digits_server, digits_repository) == 3
+
+
 def test_client(digits_server, digits_repository, capsys):
-    assert run("client.md", digits_server, digits_repository) >= 7
+    assert run("docs/client.md", digits_server, digits_repository) >= 7
     printed = capsys.readouterr().out
     assert "image FP32 (-1, 1, 8, 8)" in printed
     assert "input 'image' has shape" in printed
 
 
 def test_normalization(server, digits_repository, capsys):
-    assert run("normalization.md", server, digits_repository) == 5
+    assert run("docs/normalization.md", server, digits_repository) == 5
     printed = capsys.readouterr().out
     assert "mean [5.1 4.9" in printed
     assert "obs RunningNormLayer(shape=(17,), eps=1e-08, clip=10.0) True 2" in printed
