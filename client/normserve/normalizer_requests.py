@@ -3,7 +3,7 @@
 What changes a normalizer carries an id that the client makes, so that whatever is sent again is answered and not done twice.
 """
 
-import uuid
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
@@ -137,7 +137,7 @@ def get_snapshot(name: str) -> Call[bytes]:
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _page(page_size: int, token: str) -> Call[pb.ListNormalizersResponse]:
