@@ -79,4 +79,8 @@ def rms_norm(
         InvalidRequestError: shapes or dtypes do not fit.
     """
     x, w = tensor(input), parameter("weight", weight, input)
-    return Normalized(array(torch.rms_norm(x, list(normalized_shape), w, eps), input.dtype))
+    shape = list(normalized_shape)
+    if w is None or list(w.shape) != shape:  # which PyTorch refuses in its own words
+        return Normalized(array(torch.rms_norm(x, shape, w, eps), input.dtype))
+    # Scaled as PyTorch does it, but in place, which spares another big tensor.
+    return Normalized(array(torch.rms_norm(x, shape, None, eps).mul_(w), input.dtype))
