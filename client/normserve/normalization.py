@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from normserve_proto import normalization_pb2 as pb
-from normserve_proto import tensors, wire
-from normserve_proto.tensors import Array, Buffer
+from normserve_proto import tensor_field, tensors
+from normserve_proto.tensors import Array
 
 from normserve.requests import NORMALIZE, Call, encode_input
 from normserve.results import NormResult
 
 _INPUT = 1  # NormalizeRequest.input
 _OUTPUT = 1  # NormalizeResponse.output
-_DATA = 3  # Tensor.data
 
 
 def batch_norm(
@@ -110,13 +109,9 @@ def result_of(input: Array, operator: pb.NormalizeRequest) -> Call[NormResult]: 
 
 
 def _join(input: Array, operator: pb.NormalizeRequest) -> bytes:  # noqa: A002 - torch's name
-    """Serializes a request by hand where it is big, so that the input's memory is copied once."""
+    """Serializes a request so that the input's memory is copied once."""
     array = np.asarray(input)
-    data = encode_input("input", array)
-    description = pb.Tensor(datatype=tensors.datatype_of(array), shape=array.shape).SerializeToString()
-    data_prefix = wire.prefix(_DATA, len(data))
-    tensor_prefix = wire.prefix(_INPUT, len(description) + len(data_prefix) + len(data))
-    return b"".join((operator.SerializeToString(), tensor_prefix, description, data_prefix, data))
+    return b"".join(tensor_field.parts(operator.SerializeToString(), _INPUT, array, encode_input("input", array)))
 
 
 def _tensor(name: str, array: Array | None) -> pb.Tensor | None:
@@ -128,26 +123,10 @@ def _tensor(name: str, array: Array | None) -> pb.Tensor | None:
 
 
 def _read(response: bytes) -> NormResult:
-    head, outputs = wire.split(response, _OUTPUT)
+    head, tensor, data = tensor_field.split(response, _OUTPUT)
     message = pb.NormalizeResponse.FromString(head)
-    output = _decode("output", message.output) if outputs is None else _view("output", outputs)
     return NormResult(
-        output=output,
-        running_mean=_decode("running_mean", message.running_mean) if message.HasField("running_mean") else None,
-        running_var=_decode("running_var", message.running_var) if message.HasField("running_var") else None,
+        output=tensor_field.decode("output", message.output if tensor is None else tensor, data),
+        running_mean=tensor_field.decode("running_mean", message.running_mean) if message.HasField("running_mean") else None,
+        running_var=tensor_field.decode("running_var", message.running_var) if message.HasField("running_var") else None,
     )
-
-
-def _view(name: str, messages: Sequence[memoryview]) -> Array:
-    """Decodes a big tensor without a copy; more than one message for it, which nobody sends, are merged as protobuf does."""
-    if len(messages) != 1:
-        return _decode(name, pb.Tensor.FromString(b"".join(messages)))
-    head, data = wire.split(messages[0], _DATA)
-    tensor = pb.Tensor.FromString(bytes(head))
-    if data is None:
-        return _decode(name, tensor)
-    return _decode(name, tensor, data[-1] if data else b"")
-
-
-def _decode(name: str, tensor: pb.Tensor, data: Buffer | None = None) -> Array:
-    return tensors.decode(name, tensor.datatype, tensor.shape, tensor.data if data is None else data)

@@ -185,9 +185,10 @@ class App:
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
+        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size)
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
-            door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
+            door.service(NORMALIZATION, [normalization], normalization.codecs),
         )
         server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
