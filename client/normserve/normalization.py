@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from normserve_proto import normalization_pb2 as pb
-from normserve_proto import wire
+from normserve_proto import tensor_field
 from normserve_proto.tensors import Array
 
 from normserve.requests import NORMALIZE, Call
 from normserve.results import NormResult
-from normserve.tensor_messages import decoded, joined, viewed
+from normserve.tensor_messages import joined
 from normserve.tensor_messages import optional_tensor as _tensor
 
 _INPUT = 1  # NormalizeRequest.input
@@ -114,11 +114,10 @@ def _join(input: Array, operator: pb.NormalizeRequest) -> bytes:  # noqa: A002 -
 
 
 def _read(response: bytes) -> NormResult:
-    head, outputs = wire.split(response, _OUTPUT)
+    head, tensor, data = tensor_field.split(response, _OUTPUT)
     message = pb.NormalizeResponse.FromString(head)
-    output = decoded("output", message.output) if outputs is None else viewed("output", outputs)
     return NormResult(
-        output=output,
-        running_mean=decoded("running_mean", message.running_mean) if message.HasField("running_mean") else None,
-        running_var=decoded("running_var", message.running_var) if message.HasField("running_var") else None,
+        output=tensor_field.decode("output", message.output if tensor is None else tensor, data),
+        running_mean=tensor_field.decode("running_mean", message.running_mean) if message.HasField("running_mean") else None,
+        running_var=tensor_field.decode("running_var", message.running_var) if message.HasField("running_var") else None,
     )

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from normserve_proto import normalizers_pb2 as pb
-from normserve_proto import tensors
+from normserve_proto import tensor_field, tensors
 
 from normserve import tensor_messages
 from normserve.errors import InternalError, InvalidArgumentError
@@ -92,7 +92,7 @@ def state_dict(message: pb.StateDict) -> StateDict:
     Raises:
         TensorError: a tensor does not fit its own description.
     """
-    arrays = {entry.name: tensor_messages.decoded(entry.name, entry.tensor) for entry in message.tensors}
+    arrays = {entry.name: tensor_field.decode(entry.name, entry.tensor) for entry in message.tensors}
     return StateDict(arrays, message.etag, message.sequence)
 
 

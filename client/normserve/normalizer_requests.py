@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from normserve_proto import normalizers_pb2 as pb
-from normserve_proto import wire
+from normserve_proto import tensor_field
 from normserve_proto.tensors import Array
 
 from normserve import normalizer_messages as messages
@@ -18,7 +18,7 @@ from normserve import requests, torch_tensors
 from normserve.errors import InvalidArgumentError
 from normserve.layers import STATE_VERSION, Applied, Layer, NormalizerInfo, RunningNormLayer, StateDict
 from normserve.requests import Call, Steps
-from normserve.tensor_messages import decoded, joined, viewed
+from normserve.tensor_messages import joined
 
 _INPUT = 2  # ApplyNormalizerRequest.input, ObserveNormalizerRequest.input
 _OUTPUT = 1  # ApplyNormalizerResponse.output
@@ -175,9 +175,9 @@ def _read_info(response: bytes) -> NormalizerInfo:
 
 
 def _read_applied(response: bytes) -> Applied:
-    head, outputs = wire.split(response, _OUTPUT)
+    head, tensor, data = tensor_field.split(response, _OUTPUT)
     message = pb.ApplyNormalizerResponse.FromString(head)
-    output = decoded("output", message.output) if outputs is None else viewed("output", outputs)
+    output = tensor_field.decode("output", message.output if tensor is None else tensor, data)
     return Applied(output, message.sequence)
 
 

@@ -202,9 +202,10 @@ class App:
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
+        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size)
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
-            door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
+            door.service(NORMALIZATION, [normalization], normalization.codecs),
             door.service(NORMALIZERS, [self._normalizers()]),
         )
         server.add_generic_rpc_handlers(handlers)

@@ -33,12 +33,14 @@ class StreamCodec:
     Attributes:
         parse: a message.
         serialize: what the handler answered.
-        refuse: gives the message that tells of an error, from the message that it is an answer to and the error's text.
+        refuse: gives the message that tells of an error, from the message that it is an answer to and the error.
+        most_messages: read and not yet answered; None for `MOST_MESSAGES`.
     """
 
     parse: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
-    refuse: Callable[[bytes, str], bytes]
+    refuse: Callable[[bytes, Refusal], bytes]
+    most_messages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ class Stream:
                 await self._has_room()
 
     async def _has_room(self) -> None:
-        while len(self._messages) >= MOST_MESSAGES or self._held_bytes >= MOST_BYTES:
+        most = self._method.codec.most_messages or MOST_MESSAGES
+        while len(self._messages) >= most or self._held_bytes >= MOST_BYTES:
             self._room.clear()
             await self._room.wait()
 
@@ -124,7 +127,7 @@ class Stream:
         if isinstance(reply, Refusal):
             if self._errors_end:
                 return reply
-            reply = self._method.codec.refuse(data, reply.text)
+            reply = self._method.codec.refuse(data, reply)
         message.held_bytes += len(reply)
         self._held_bytes += len(reply)
         return reply

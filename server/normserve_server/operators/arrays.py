@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import torch
 from normserve_proto.tensors import DTYPES, Array, datatype_of
@@ -15,10 +15,11 @@ from normserve_server.errors import InvalidRequestError
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
 Optional: TypeAlias = torch.Tensor | None
+P = ParamSpec("P")
 
 _HALVES = ("FP16", "BF16")
 _FLOATS = (*_HALVES, "FP32", "FP64")
-_BF16 = DTYPES["BF16"]
+_FP16, _BF16, _FP32 = DTYPES["FP16"], DTYPES["BF16"], DTYPES["FP32"]
 _REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError)
 
 
@@ -35,66 +36,87 @@ class Normalized(NamedTuple):
     running_var: Array | None = None
 
 
-def apply(
-    compute: Callable[[torch.Tensor, Optional, Optional], torch.Tensor],
-    input: Array,  # noqa: A002 - torch's name
-    weight: Array | None = None,
-    bias: Array | None = None,
-) -> Normalized:
-    """Computes on tensors of the computing type, and rounds once.
+def operator(compute: Callable[P, Normalized]) -> Callable[P, Normalized]:
+    """Makes an operator of a function: what torch refuses in it is an InvalidRequestError with torch's words."""
 
-    Args:
-        compute: from input, weight and bias to the output.
-        input: an array that `check` has passed.
-        weight: likewise, or absent.
-        bias: likewise.
+    @wraps(compute)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Normalized:
+        try:
+            return compute(*args, **kwargs)
+        except _REFUSALS as error:
+            raise InvalidRequestError(str(error)) from None
 
-    Raises:
-        InvalidRequestError: torch refuses it.
-    """
-    w = None if weight is None else tensor(weight)
-    b = None if bias is None else tensor(bias)
-    try:
-        with torch.inference_mode():
-            return Normalized(array(compute(tensor(input), w, b), input.dtype))
-    except _REFUSALS as error:
-        raise InvalidRequestError(str(error)) from None
+    return computed
 
 
-def check(input: Array, **others: Array | None) -> None:  # noqa: A002
-    """Checks dtypes, and that running statistics have one axis.
-
-    Args:
-        input: what is to be normalized.
-        others: parameters and statistics, by the names that errors call them.
+def tensor(input: Array) -> torch.Tensor:  # noqa: A002
+    """Gives what is to be normalized as the type it is computed in; a view where that is its own.
 
     Raises:
-        InvalidRequestError: a dtype that is not computed in, or not beside the input's.
+        InvalidRequestError: the dtype is not one that is computed in.
     """
-    datatype = datatype_of(input)
-    if datatype not in _FLOATS:
+    if input.dtype is not _FP32 and (datatype := datatype_of(input)) not in _FLOATS:
         raise InvalidRequestError(f"input is one of {', '.join(_FLOATS)}, got {datatype}")
-    allowed = (datatype, "FP32") if datatype in _HALVES else (datatype,)
-    for name, other in others.items():
-        if other is None:
-            continue
-        if datatype_of(other) not in allowed:
-            raise InvalidRequestError(f"{name} beside {datatype} input is {' or '.join(allowed)}, got {datatype_of(other)}")
-        if name.startswith("running_") and other.ndim != 1:
-            raise InvalidRequestError(f"{name} has one axis, the channels, got shape {list(other.shape)}")
+    return _tensor(input)
 
 
-def tensor(array: Array) -> torch.Tensor:
-    """As the type it is computed in; a view where that is its own."""
-    aligned = array if array.flags.aligned and array.flags.c_contiguous else array.copy()
-    if array.dtype == _BF16:
-        return torch.from_numpy(aligned.view(np.int16)).view(torch.bfloat16).float()
-    made = torch.from_numpy(aligned)
-    return made.float() if made.dtype == torch.float16 else made
+def parameter(name: str, given: Array | None, input: Array) -> Optional:  # noqa: A002
+    """Gives a parameter of an operator likewise.
+
+    Args:
+        name: what errors call it.
+        given: the parameter; None where it is absent.
+        input: what it stands beside.
+
+    Raises:
+        InvalidRequestError: a dtype that does not stand beside the input's.
+    """
+    if given is None:
+        return None
+    if given.dtype is not input.dtype:
+        _check_beside(name, datatype_of(given), datatype_of(input))
+    return _tensor(given)
 
 
-def array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> Array:
-    """Rounded to the dtype it came in."""
-    if dtype == ml_dtypes.bfloat16:
-        return tensor.bfloat16().view(torch.int16).numpy().view(dtype)
-    return tensor.half().numpy() if dtype == np.float16 else tensor.numpy()
+def statistic(name: str, given: Array | None, input: Array, *, written: bool) -> Optional:  # noqa: A002
+    """Gives a running statistic likewise.
+
+    Args:
+        name: what errors call it.
+        given: shape [C]; None where it is absent.
+        input: what it stands beside.
+        written: gives a copy, because an update will be written into it.
+
+    Raises:
+        InvalidRequestError: a dtype that does not stand beside the input's, or more or fewer axes than one.
+    """
+    if given is not None and given.ndim != 1:
+        raise InvalidRequestError(f"{name} has one axis, the channels, got shape {list(given.shape)}")
+    return parameter(name, given.copy() if written and given is not None else given, input)
+
+
+def array(made: torch.Tensor, dtype: np.dtype[Any]) -> Array:
+    """Rounds to the dtype that came in."""
+    if dtype is _FP32:
+        return made.numpy()
+    if dtype == _BF16:
+        return made.bfloat16().view(torch.int16).numpy().view(dtype)
+    return made.half().numpy() if dtype == _FP16 else made.numpy()
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    flags, dtype = array.flags, array.dtype
+    if not (flags.aligned and flags.c_contiguous):
+        array = array.copy()
+    if dtype is _FP32:  # the usual case first: each step between numpy and torch counts beside a kernel of 100 us
+        return torch.from_numpy(array)
+    if dtype == _BF16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
+    made = torch.from_numpy(array)
+    return made.float() if dtype == _FP16 else made
+
+
+def _check_beside(name: str, datatype: str, input_datatype: str) -> None:
+    allowed = (input_datatype, "FP32") if input_datatype in _HALVES else (input_datatype,)
+    if datatype not in allowed:
+        raise InvalidRequestError(f"{name} beside {input_datatype} input is {' or '.join(allowed)}, got {datatype}")

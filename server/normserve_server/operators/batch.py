@@ -1,16 +1,15 @@
 """Operators that normalize each channel, over the batch or in each sample, and may keep running statistics."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
 from normserve_server.operators import fast
-from normserve_server.operators.arrays import Normalized, Optional, apply, array, check, tensor
+from normserve_server.operators.arrays import Normalized, Optional, array, operator, parameter, statistic, tensor
 
 
+@operator
 def batch_norm(
     input: Array,  # noqa: A002 - torch's name
     running_mean: Array | None,
@@ -38,16 +37,19 @@ def batch_norm(
     Raises:
         InvalidRequestError: shapes, dtypes or ranges do not fit.
     """
-    check(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     _check_momentum(momentum)
+    x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
+    mean = statistic("running_mean", running_mean, input, written=training)
+    var = statistic("running_var", running_var, input, written=training)
+    if not training and eps >= 0:
+        return Normalized(array(torch.batch_norm(x, w, b, mean, var, False, momentum, eps, False), input.dtype))
+    output = fast.batch_norm(x, mean, var, w, b, momentum, eps)
+    if output is None:
+        output = F.batch_norm(x, mean, var, w, b, training, momentum, eps)
+    return _with_statistics(output, input, (mean, running_mean), (var, running_var))
 
-    def compute(x: torch.Tensor, mean: Optional, var: Optional, w: Optional, b: Optional) -> torch.Tensor:
-        output = fast.batch_norm(x, mean, var, w, b, momentum, eps) if training else None
-        return F.batch_norm(x, mean, var, w, b, training, momentum, eps) if output is None else output
 
-    return _with_statistics(compute, input, (running_mean, running_var), (weight, bias), updates=training)
-
-
+@operator
 def instance_norm(
     input: Array,  # noqa: A002
     running_mean: Array | None = None,
@@ -75,32 +77,30 @@ def instance_norm(
     Raises:
         InvalidRequestError: shapes, dtypes or ranges do not fit.
     """
-    check(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     _check_momentum(momentum)
-
-    def compute(x: torch.Tensor, mean: Optional, var: Optional, w: Optional, b: Optional) -> torch.Tensor:
-        plain = use_input_stats and mean is None and var is None
-        output = fast.instance_norm(x, w, b, eps) if plain else None
-        return F.instance_norm(x, mean, var, w, b, use_input_stats, momentum, eps) if output is None else output
-
-    return _with_statistics(compute, input, (running_mean, running_var), (weight, bias), updates=use_input_stats)
+    x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
+    mean = statistic("running_mean", running_mean, input, written=use_input_stats)
+    var = statistic("running_var", running_var, input, written=use_input_stats)
+    output = fast.instance_norm(x, w, b, eps) if use_input_stats and mean is None and var is None else None
+    if output is None:
+        output = F.instance_norm(x, mean, var, w, b, use_input_stats, momentum, eps)
+    if not use_input_stats:
+        return Normalized(array(output, input.dtype))
+    return _with_statistics(output, input, (mean, running_mean), (var, running_var))
 
 
 def _with_statistics(
-    compute: Callable[[torch.Tensor, Optional, Optional, Optional, Optional], torch.Tensor],
+    output: torch.Tensor,
     input: Array,  # noqa: A002
-    statistics: tuple[Array | None, Array | None],
-    parameters: tuple[Array | None, Array | None],
-    *,
-    updates: bool,
+    mean: tuple[Optional, Array | None],
+    var: tuple[Optional, Array | None],
 ) -> Normalized:
-    # Copies, because the update is written into them.
-    mean, var = (None if given is None else tensor(given.copy()) for given in statistics)
-    normalized = apply(lambda x, w, b: compute(x, mean, var, w, b), input, *parameters)
-    if not updates or mean is None or var is None:
-        return normalized
-    dtypes = [given.dtype for given in statistics if given is not None]
-    return Normalized(normalized.output, array(mean, dtypes[0]), array(var, dtypes[1]))
+    """Gives the output with the statistics that were updated, each beside the one that came."""
+    return Normalized(array(output, input.dtype), *(_rounded(*statistic) for statistic in (mean, var)))
+
+
+def _rounded(updated: Optional, given: Array | None) -> Array | None:
+    return None if updated is None or given is None else array(updated, given.dtype)
 
 
 def _check_momentum(momentum: float) -> None:

@@ -5,16 +5,23 @@ the sums are the vectorized reductions, and the rest is what the operators are m
 groups are single channels. Where something about a call is out of the ordinary, this leaves it to PyTorch's own.
 """
 
+import functools
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from normserve_server.operators.arrays import Optional
 
-# Below these PyTorch's own kernels are as fast, or a sum of few rows is not as exact as theirs.
+Channels: TypeAlias = npt.NDArray[np.float64]
+
+# Below these PyTorch's own kernels are as fast, or the sum of few rows, each rounded to float32, is not as exact as theirs.
 LEAST_ELEMENTS = 64 * 1024
 LEAST_SPATIAL = 32
-LEAST_A_CHANNEL = 1024
-_ROW = 256  # summed up in float32; the rows' sums are added in float64
+LEAST_ROWS, MOST_A_ROW = 32, 1024
+_GUESSED = 64  # numbers that a first guess at a channel's mean is made from
 
 
 def batch_norm(
@@ -44,26 +51,20 @@ def batch_norm(
     """
     if eps <= 0 or (mean is None) != (var is None) or not _is_big(x, mean, var, weight, bias):
         return None
-    count = x.numel() // x.size(1)
-    if count < LEAST_A_CHANNEL:
+    samples, channels = x.shape[:2]
+    count = x.numel() // channels
+    length = _row_length(samples, count // samples)
+    if not length:
         return None
-    rows = x.view(x.size(0), x.size(1), -1)
-    near = rows.sum((0, 2)) / count
-    centered = rows - near[:, None]
-    rest = centered.sum((0, 2)).double() / count
-    variance = (_squares(centered) / count - rest * rest).clamp_min_(0)
-    if not bool(torch.isfinite(variance).all()):
+    centered, near, rest, variance = _moments(x.view(samples, channels, -1), length)
+    if not np.isfinite(variance.sum()):
         return None
-    scale = torch.rsqrt(variance + eps)
-    if weight is not None:
-        scale *= weight
-    shift = rest * -scale
-    if bias is not None:
-        shift += bias
     if mean is not None and var is not None:
-        _update(mean, near.double() + rest, momentum)
+        _update(mean, near + rest, momentum)
         _update(var, variance * (count / (count - 1)), momentum)
-    return _affine(centered, scale.float(), shift.float()).view(x.shape)
+    scale = (1 if weight is None else weight.numpy()) / np.sqrt(variance + eps)
+    w, rest32 = (torch.from_numpy(given.astype(np.float32)) for given in (scale, rest))
+    return torch.batch_norm(centered, w, bias, rest32, torch.ones_like(w), False, 0.0, 0.0, False).view(x.shape)
 
 
 def instance_norm(x: torch.Tensor, weight: Optional, bias: Optional, eps: float) -> Optional:
@@ -90,20 +91,40 @@ def _is_big(x: torch.Tensor, *channels: Optional) -> bool:
     return all(channel is None or channel.shape == x.shape[1:2] for channel in channels)
 
 
-def _squares(rows: torch.Tensor) -> torch.Tensor:
-    """Sums up the squares of each channel of [N, C, S]; float64 of shape [C]."""
-    whole = rows.size(2) // _ROW * _ROW
-    total = torch.zeros(rows.size(1), dtype=torch.float64)
-    for part in (rows[..., :whole].unflatten(2, (-1, _ROW)), rows[..., whole:].unsqueeze(2)):
-        if part.numel():
-            total += torch.linalg.vector_norm(part, 2, 3).double().square_().sum((0, 2))
-    return total
+def _moments(x: torch.Tensor, length: int) -> tuple[torch.Tensor, Channels, Channels, Channels]:
+    """Takes a first guess at each channel's mean off, and sums up.
+
+    Args:
+        x: [N, C, S].
+        length: how many numbers are summed up in float32 before going on in float64.
+
+    Returns:
+        x - guess, the guess, the mean of that difference, and the biased variance.
+    """
+    count = x.size(0) * x.size(2)
+    near = x[0, :, :_GUESSED].mean(1)
+    for _ in range(2):
+        centered = x - near[:, None]
+        rows = centered.view(x.size(0), x.size(1), -1, length)
+        rest = rows.sum(3).sum((0, 2), dtype=torch.float64).numpy() / count
+        lengths = torch.linalg.vector_norm(rows, 2, 3)
+        squares = np.square(torch.linalg.vector_norm(lengths, 2, (0, 2), dtype=torch.float64).numpy())
+        variance = np.maximum(squares / count - rest * rest, 0)
+        if (rest * rest <= variance).all():  # else the guess was poor, and too much has cancelled
+            break
+        near += torch.from_numpy(rest)
+    return centered, near.numpy().astype(np.float64), rest, variance
 
 
-def _update(running: torch.Tensor, batch: torch.Tensor, momentum: float) -> None:
-    running.copy_((1 - momentum) * running.double() + momentum * batch)
+@functools.lru_cache(maxsize=256)
+def _row_length(samples: int, spatial: int) -> int:
+    """How many numbers to sum up in float32 before going on in float64; 0 where they cannot be cut into such rows."""
+    for pieces in range(max(-(-spatial // MOST_A_ROW), -(-LEAST_ROWS // samples)), spatial // LEAST_SPATIAL + 1):
+        if spatial % pieces == 0:
+            return spatial // pieces
+    return 0
 
 
-def _affine(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Scales and shifts each channel in one pass: batch_norm by a mean of 0 and a variance of 1."""
-    return torch.batch_norm(x, scale, shift, torch.zeros_like(scale), torch.ones_like(scale), False, 0.0, 0.0, False)
+def _update(running: torch.Tensor, batch: Channels, momentum: float) -> None:
+    array = running.numpy()
+    array[...] = (1 - momentum) * array.astype(np.float64) + momentum * batch

@@ -1,13 +1,13 @@
 """Operators that divide by a length: of neighbouring channels, or along one axis."""
 
-import torch
 import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
-from normserve_server.operators.arrays import Normalized, apply, check
+from normserve_server.operators.arrays import Normalized, array, operator, tensor
 
 
+@operator
 def local_response_norm(
     input: Array,  # noqa: A002 - torch's name
     size: int,
@@ -30,19 +30,15 @@ def local_response_norm(
     Raises:
         InvalidRequestError: dtype, rank or size do not fit.
     """
-    check(input)
+    x = tensor(input)
     if size <= 0:
         raise InvalidRequestError(f"size must be > 0, got {size}")
-
-    def compute(x: torch.Tensor, _weight: object, _bias: object) -> torch.Tensor:
-        # A window that has all channels in it grows only by zeros, which torch would make room for.
-        most = max(2 * x.size(1), 1) if x.dim() > 1 else size
-        window = min(size, most)
-        return F.local_response_norm(x, window, alpha * (window / size), beta, k)
-
-    return apply(compute, input)
+    # A window that has all channels in it grows only by zeros, which torch would make room for.
+    window = min(size, max(2 * x.size(1), 1)) if x.dim() > 1 else size
+    return Normalized(array(F.local_response_norm(x, window, alpha * (window / size), beta, k), input.dtype))
 
 
+@operator
 def normalize(
     input: Array,  # noqa: A002
     p: float = 2.0,
@@ -60,5 +56,4 @@ def normalize(
     Raises:
         InvalidRequestError: the dtype does not fit, or there is no such axis.
     """
-    check(input)
-    return apply(lambda x, _weight, _bias: F.normalize(x, p, dim, eps), input)
+    return Normalized(array(F.normalize(tensor(input), p, dim, eps), input.dtype))

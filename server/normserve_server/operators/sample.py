@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
-from normserve_server.operators.arrays import Normalized, apply, check
+from normserve_server.operators.arrays import Normalized, array, operator, parameter, tensor
 
 
+@operator
 def layer_norm(
     input: Array,  # noqa: A002
     normalized_shape: Sequence[int],
@@ -28,10 +30,11 @@ def layer_norm(
     Raises:
         InvalidRequestError: shapes or dtypes do not fit.
     """
-    check(input, weight=weight, bias=bias)
-    return apply(lambda x, w, b: F.layer_norm(x, list(normalized_shape), w, b, eps), input, weight, bias)
+    x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
+    return Normalized(array(torch.layer_norm(x, list(normalized_shape), w, b, eps), input.dtype))
 
 
+@operator
 def group_norm(
     input: Array,  # noqa: A002
     num_groups: int,
@@ -51,12 +54,13 @@ def group_norm(
     Raises:
         InvalidRequestError: shapes, dtypes or the number of groups do not fit.
     """
-    check(input, weight=weight, bias=bias)
+    x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
     if num_groups <= 0:
         raise InvalidRequestError(f"num_groups must be > 0, got {num_groups}")
-    return apply(lambda x, w, b: F.group_norm(x, num_groups, w, b, eps), input, weight, bias)
+    return Normalized(array(F.group_norm(x, num_groups, w, b, eps), input.dtype))
 
 
+@operator
 def rms_norm(
     input: Array,  # noqa: A002
     normalized_shape: Sequence[int],
@@ -74,5 +78,9 @@ def rms_norm(
     Raises:
         InvalidRequestError: shapes or dtypes do not fit.
     """
-    check(input, weight=weight)
-    return apply(lambda x, w, _: F.rms_norm(x, list(normalized_shape), w, eps), input, weight)
+    x, w = tensor(input), parameter("weight", weight, input)
+    shape = list(normalized_shape)
+    if w is None or list(w.shape) != shape:  # which PyTorch refuses in its own words
+        return Normalized(array(torch.rms_norm(x, shape, w, eps), input.dtype))
+    # Scaled as PyTorch does it, but in place, which spares another big tensor.
+    return Normalized(array(torch.rms_norm(x, shape, None, eps).mul_(w), input.dtype))
