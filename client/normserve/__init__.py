@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from normserve import functional
 from normserve.aio import AsyncClient
 from normserve.client import Client
 from normserve.errors import (
@@ -22,6 +23,7 @@ from normserve.results import (
     ModelIndex,
     ModelMetadata,
     ModelStatistics,
+    NormAnswer,
     NormResult,
     ServerMetadata,
     StreamAnswer,
@@ -44,6 +46,7 @@ __all__ = [
     "ModelIndex",
     "ModelMetadata",
     "ModelStatistics",
+    "NormAnswer",
     "NormResult",
     "NormserveError",
     "NotFoundError",
@@ -55,4 +58,5 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "__version__",
+    "functional",
 ]
