@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from normserve import functional
 from normserve.aio import AsyncClient
 from normserve.aio_normalizer import AsyncNormalizer
 from normserve.client import Client
@@ -27,6 +28,7 @@ from normserve.results import (
     ModelIndex,
     ModelMetadata,
     ModelStatistics,
+    NormAnswer,
     NormResult,
     ServerMetadata,
     StreamAnswer,
@@ -57,6 +59,7 @@ __all__ = [
     "ModelIndex",
     "ModelMetadata",
     "ModelStatistics",
+    "NormAnswer",
     "NormResult",
     "Normalizer",
     "NormalizerInfo",
@@ -72,6 +75,7 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "__version__",
+    "functional",
 ]
 
 

@@ -12,15 +12,16 @@ import grpc
 import grpc.aio
 from normserve_proto.tensors import Array
 
-from normserve import answers, channel, requests
+from normserve import answers, channel, normalization, requests
 from normserve.aio_introspection import AsyncIntrospection
 from normserve.aio_normalizer import AsyncNormalizers
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
 from normserve.errors import CallCancelledError, NormserveError, from_status
+from normserve.normalization import Normalization
 from normserve.requests import Call, Parameter, Steps
-from normserve.results import StreamAnswer
+from normserve.results import NormAnswer, StreamAnswer
 from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
@@ -60,6 +61,7 @@ class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
+        self._normalize_stream: Any = self._channel.stream_stream(requests.NORMALIZE_STREAM)
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,12 +107,33 @@ class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
     ) -> AsyncIterator[StreamAnswer]:
         """As `Client.infer_stream`, in `async for`; `inputs` may be asynchronous too, and is read by another task."""
         wanted = None if outputs is None else tuple(outputs)
-        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
+        outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
             call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
             try:
                 async for data in call:
                     yield answers.stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
+
+    async def normalize_stream(
+        self,
+        requests: Iterable[Normalization] | AsyncIterable[Normalization],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> AsyncIterator[NormAnswer]:
+        """As `Client.normalize_stream`, in `async for`; `requests` may be asynchronous too, and is read by another task."""
+        outgoing = Outgoing(Normalization.request)
+        with self._errors():
+            call = self._normalize_stream(
+                outgoing.each_async(requests), timeout=timeout, metadata=tuple((metadata or {}).items())
+            )
+            try:
+                async for data in call:
+                    yield normalization.read_stream_answer(data)
             finally:
                 call.cancel()
         outgoing.check()

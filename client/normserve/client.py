@@ -9,14 +9,15 @@ from typing import Any, Self, TypeVar
 import grpc
 from normserve_proto.tensors import Array
 
-from normserve import answers, channel, requests
+from normserve import answers, channel, normalization, requests
 from normserve.channel import ChannelOptions
 from normserve.errors import CallCancelledError, NormserveError, from_status
 from normserve.introspection import Introspection
+from normserve.normalization import Normalization
 from normserve.normalizer import Normalizers
 from normserve.operators import Operators
 from normserve.requests import Call, Parameter, Steps
-from normserve.results import StreamAnswer
+from normserve.results import NormAnswer, StreamAnswer
 from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
@@ -61,6 +62,7 @@ class Client(Introspection, Normalizers, Operators):
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
+        self._normalize_stream: Any = self._channel.stream_stream(requests.NORMALIZE_STREAM)
 
     def __enter__(self) -> Self:
         return self
@@ -145,12 +147,48 @@ class Client(Introspection, Normalizers, Operators):
             NormserveError: the stream ended early. It is never sent again: some of it has been answered.
         """
         wanted = None if outputs is None else tuple(outputs)
-        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
+        outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
             call = self._stream(outgoing.each(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
             try:
                 for data in call:
                     yield answers.stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
+
+    def normalize_stream(
+        self,
+        requests: Iterable[Normalization],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Iterator[NormAnswer]:
+        """Normalizes many tensors over one stream, ahead of what is read of the answers.
+
+            for answer in client.normalize_stream(functional.layer_norm(x, (64,)) for x in tensors):
+                answer.output
+
+        Args:
+            requests: made by the functions of `normserve.functional`; read on another thread, as fast as the server takes them.
+            timeout: seconds until the whole stream is given up, on both sides; None for never.
+            metadata: of the gRPC call, keys in lower case.
+
+        Yields:
+            The answers in the order of the requests. One that was refused raises when its output is asked for; the stream goes
+            on.
+
+        Raises:
+            InvalidArgumentError: an input's dtype has no name on the wire; after the answers to those before it.
+            NormserveError: the stream ended early. It is never sent again: some of it has been answered.
+        """
+        outgoing = Outgoing(Normalization.request)
+        with self._errors():
+            call = self._normalize_stream(outgoing.each(requests), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            try:
+                for data in call:
+                    yield normalization.read_stream_answer(data)
             finally:
                 call.cancel()
         outgoing.check()

@@ -35,6 +35,7 @@ REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+NORMALIZE_STREAM = NORMALIZE + "Stream"  # likewise
 REGISTER = _SERVICE + "SystemSharedMemoryRegister"
 UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
 _NORMALIZERS = "/normserve.v1.NormalizerService/"

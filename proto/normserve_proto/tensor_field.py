@@ -24,7 +24,7 @@ class Split(NamedTuple):
     data: Buffer | None = None
 
 
-def split(message: bytes, field: int) -> Split:
+def split(message: bytes | memoryview, field: int) -> Split:
     """Separates a Tensor from the rest of a message, where it is big enough for that to pay.
 
     Args:
@@ -34,9 +34,9 @@ def split(message: bytes, field: int) -> Split:
     Raises:
         DecodeError: it is not a Tensor.
     """
-    head, entries = wire.split(message, field)
+    head, entries = wire.split(memoryview(message), field)
     if not entries:
-        return Split(message)
+        return Split(bytes(message))
     if len(entries) > 1:  # which nobody sends; protobuf merges them
         return Split(bytes(head), pb.Tensor.FromString(b"".join(entries)))
     description, data = wire.split(entries[0], _DATA)

@@ -158,6 +158,15 @@ class EchoNormalization(normalization_pb2_grpc.NormalizationServiceServicer):
         }
         return normalization_pb2.NormalizeResponse(output=request.input, **statistics)
 
+    def NormalizeStream(self, requests, context):
+        context.add_callback(self.plan.stream_ended.set)
+        for request in requests:
+            if request.input.shape == [0]:
+                error = normalization_pb2.NormalizeError(code=3, message="nothing to normalize")
+                yield normalization_pb2.NormalizeStreamResponse(error=error)
+            else:
+                yield normalization_pb2.NormalizeStreamResponse(response=self.Normalize(request, context))
+
 
 @pytest.fixture
 def plan():

@@ -37,7 +37,7 @@ def test_client(digits_server, digits_repository, capsys):
 
 
 def test_normalization(server, digits_repository, capsys):
-    assert run("docs/normalization.md", server, digits_repository) == 5
+    assert run("docs/normalization.md", server, digits_repository) == 6
     printed = capsys.readouterr().out
     assert "mean [5.1 4.9" in printed
     assert "obs RunningNormLayer(shape=(17,), eps=1e-08, clip=10.0) True 2" in printed

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from normserve import AsyncClient, AsyncNormalizer, Client, Normalizer
+from normserve import AsyncClient, AsyncNormalizer, Client, Normalizer, functional
 
 OPERATORS = ("batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm", "local_response_norm", "normalize")
 
@@ -34,7 +34,7 @@ def test_a_normalizers_verb_has_the_same_signature_in_both(verb):
 @pytest.mark.parametrize("verb", ["__init__", *sorted(public(Client))])
 def test_a_verb_has_the_same_signature_in_both(verb):
     ours, theirs = inspect.signature(getattr(Client, verb)), inspect.signature(getattr(AsyncClient, verb))
-    if verb == "infer_stream":  # whose iterators are asynchronous on one side
+    if verb in ("infer_stream", "normalize_stream"):  # whose iterators are asynchronous on one side
         assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
             (p.name, p.kind, p.default) for p in theirs.parameters.values()
         ]
@@ -58,6 +58,14 @@ def test_an_operator_has_torchs_names_order_and_defaults(operator):
     positional = [(p.name, p.default) for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == [(p.name, p.default) for p in theirs if p.name != "out"]  # which nobody can write to from afar
     assert all(p.default is None for p in ours if p.kind is p.KEYWORD_ONLY)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_request_for_a_stream_is_made_with_the_same_arguments(operator):
+    verb, function = (inspect.signature(getattr(owner, operator)).parameters for owner in (Client, functional))
+    assert [p.replace(annotation=0) for p in verb.values() if p.name not in ("self", "timeout")] == [
+        p.replace(annotation=0) for p in function.values()
+    ]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

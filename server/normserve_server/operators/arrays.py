@@ -11,8 +11,9 @@ from normserve_proto.tensors import DTYPES, Array, datatype_of
 
 from normserve_server.errors import InvalidRequestError
 
-# Tensors are views of the message that came, which is read-only; nothing here writes to them.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+# Tensors are views of the message that came, which is read-only; nothing here writes to them. PyTorch warns of that once.
+with warnings.catch_warnings(action="ignore"):
+    torch.from_numpy(np.frombuffer(bytes(1), np.uint8))
 
 Optional: TypeAlias = torch.Tensor | None
 P = ParamSpec("P")
