@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import postgresql
 import pytest
 import torch
 from normalizer_callers import Callers, batch, calling
@@ -118,7 +119,7 @@ def moments() -> list[int]:
 def test_what_was_answered_survives_kill_9(start: Callable[..., AbstractContextManager[RunningServer]]) -> None:
     with start() as server:
         create_all(server.grpc_address)
-    with calling(server.grpc_address, list(LAYERS), FEATURES, CALLERS, UPDATES) as callers:
+    with calling([server.grpc_address], list(LAYERS), FEATURES, CALLERS, UPDATES) as callers:
         for moment in moments():
             with start() as server:
                 wait_for(callers, moment)
@@ -137,11 +138,27 @@ def test_two_workers_share_the_state_and_one_may_be_killed(
 ) -> None:
     with start("--workers", "2") as server:
         create_all(server.grpc_address)
-        with calling(server.grpc_address, list(LAYERS), FEATURES, CALLERS, UPDATES) as callers:
+        with calling([server.grpc_address], list(LAYERS), FEATURES, CALLERS, UPDATES) as callers:
             wait_for(callers, moments()[0])
             workers = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
             os.kill(int(random.choice(workers)), signal.SIGKILL)
             callers.thread.join()
         found = states(server.grpc_address)
+    assert not callers.errors
+    check(callers, found)
+
+
+@pytest.mark.skipif(postgresql.programs() is None, reason=postgresql.WHY_NOT)
+def test_two_servers_share_postgresql_and_one_may_be_killed(tmp_path: Path) -> None:
+    with postgresql.postgresql() as database:
+        arguments = ("--state", database.database())
+        with running_server(tmp_path, arguments=arguments) as one, running_server(tmp_path, arguments=arguments) as other:
+            create_all(one.grpc_address)
+            addresses = [one.grpc_address, other.grpc_address]
+            with calling(addresses, list(LAYERS), FEATURES, CALLERS, UPDATES) as callers:
+                wait_for(callers, moments()[0])
+                one.process.kill()
+                callers.thread.join()
+            found = states(other.grpc_address)
     assert not callers.errors
     check(callers, found)

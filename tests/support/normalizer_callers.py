@@ -3,7 +3,7 @@
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -69,21 +69,28 @@ def tensor(x: np.ndarray) -> npb.Tensor:
 
 
 @contextmanager
-def calling(address: str, normalizers: Sequence[str], features: int, callers: int, updates: int) -> Iterator[Callers]:
-    """Callers that make so many updates each, in a thread; the end of the `with` waits for them."""
+def calling(
+    addresses: Sequence[str], normalizers: Sequence[str], features: int, callers: int, updates: int
+) -> Iterator[Callers]:
+    """Callers that make so many updates each, in a thread; the end of the `with` waits for them.
+
+    Each address has CHANNELS connections, and each try takes another.
+    """
     all_ = Callers()
-    work: Callable[[], None] = lambda: asyncio.run(_all(all_, address, normalizers, features, callers, updates))  # noqa: E731
+    work: Callable[[], None] = lambda: asyncio.run(_all(all_, addresses, normalizers, features, callers, updates))  # noqa: E731
     all_.thread = threading.Thread(target=work)
     all_.thread.start()
     yield all_
     all_.thread.join()
 
 
-async def _all(all_: Callers, address: str, normalizers: Sequence[str], features: int, callers: int, updates: int) -> None:
-    channels = [grpc.aio.insecure_channel(address, OPTIONS) for _ in range(CHANNELS)]
+async def _all(
+    all_: Callers, addresses: Sequence[str], normalizers: Sequence[str], features: int, callers: int, updates: int
+) -> None:
+    channels = [grpc.aio.insecure_channel(address, OPTIONS) for address in addresses for _ in range(CHANNELS)]
     stubs = [NormalizerServiceStub(channel) for channel in channels]
     try:
-        await asyncio.gather(*(_one(all_, stubs[n % CHANNELS], normalizers, features, n, updates) for n in range(callers)))
+        await asyncio.gather(*(_one(all_, stubs, normalizers, features, n, updates) for n in range(callers)))
     except Exception as error:  # noqa: BLE001 - the test shows it
         all_.errors.append(repr(error))
     finally:
@@ -91,26 +98,28 @@ async def _all(all_: Callers, address: str, normalizers: Sequence[str], features
 
 
 async def _one(
-    all_: Callers, stub: NormalizerServiceStub, normalizers: Sequence[str], features: int, number: int, updates: int
+    all_: Callers, stubs: Sequence[NormalizerServiceStub], normalizers: Sequence[str], features: int, number: int, updates: int
 ) -> None:
     for update in range(updates):
         seed = number * updates + update
         id_ = normalizers[seed % len(normalizers)]
         request = {"name": f"normalizers/{id_}", "input": tensor(batch(seed, features)), "request_id": str(seed)}
-        all_.told.append(Told(id_, await _answered(all_, stub, request), seed))
+        all_.told.append(Told(id_, await _answered(all_, stubs, request), seed))
 
 
-async def _answered(all_: Callers, stub: NormalizerServiceStub, request: dict) -> int:
-    call = (
-        stub.ApplyNormalizer(pb.ApplyNormalizerRequest(**request, mode=pb.MODE_TRAINING))
-        if int(request["request_id"]) % 4 == 0
-        else stub.ObserveNormalizer(pb.ObserveNormalizerRequest(**request))
-    )
-    all_.tries += 1
-    try:
-        return (await call).sequence
-    except grpc.aio.AioRpcError as error:
-        if error.code() not in AGAIN:
-            raise
-    await asyncio.sleep(random.uniform(0, 0.05))
-    return await _answered(all_, stub, request)
+async def _answered(all_: Callers, stubs: Sequence[NormalizerServiceStub], request: dict) -> int:
+    while True:
+        stub = random.choice(stubs)
+        all_.tries += 1
+        try:
+            return (await _call(stub, request)).sequence
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in AGAIN:
+                raise
+        await asyncio.sleep(random.uniform(0, 0.05))
+
+
+def _call(stub: NormalizerServiceStub, request: dict) -> Awaitable:
+    if int(request["request_id"]) % 4:
+        return stub.ObserveNormalizer(pb.ObserveNormalizerRequest(**request))
+    return stub.ApplyNormalizer(pb.ApplyNormalizerRequest(**request, mode=pb.MODE_TRAINING))

@@ -1,73 +1,38 @@
 """A servicer over a database of its own."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import postgresql
 import pytest
-from normserve_proto import normalization_pb2 as npb
-from normserve_proto import normalizers_pb2 as pb
-from normserve_proto import tensors
-from normserve_server.calls import Call
-from normserve_server.metrics import Metrics
-from normserve_server.normalizers.database import Database
-from normserve_server.normalizers.servicer import NormalizerServicer
-from normserve_server.normalizers.store import Store
-from normserve_server.workers import Worker
-from prometheus_client import CollectorRegistry
+from normalizer_service import Service
+from postgresql import Postgresql
 
 
-class Service:
-    """Calls the handlers by their names: `await service("GetNormalizer", name=...)`."""
-
-    def __init__(self, state: str) -> None:
-        self.registry = CollectorRegistry()
-        metrics = Metrics(self.registry)
-        self.store = Store(Database(state), metrics, 1024)
-        self.worker = Worker("test")
-        self.servicer = NormalizerServicer(self.store, self.worker, metrics, 1024)
-
-    async def __call__(self, method: str, **fields: Any) -> Any:
-        request = getattr(pb, f"{method}Request")(**fields)
-        return await getattr(self.servicer, method)(request, Call(method))
-
-    async def create(self, id_: str = "obs", **fields: Any) -> pb.Normalizer:
-        fields = fields or {"running_norm": pb.RunningNormLayer(shape=[2])}
-        return await self("CreateNormalizer", normalizer_id=id_, normalizer=pb.Normalizer(**fields))
-
-    async def observe(self, x: np.ndarray, id_: str = "obs", **fields: Any) -> int:
-        answer = await self("ObserveNormalizer", name=f"normalizers/{id_}", input=tensor(x), **fields)
-        return answer.sequence
-
-    async def apply(self, x: np.ndarray, id_: str = "obs", **fields: Any) -> tuple[np.ndarray, int]:
-        answer = await self("ApplyNormalizer", name=f"normalizers/{id_}", input=tensor(x), **fields)
-        return array(answer.output), answer.sequence
-
-    async def state(self, id_: str = "obs") -> dict[str, np.ndarray]:
-        answer = await self("GetStateDict", name=f"normalizers/{id_}")
-        return {one.name: array(one.tensor) for one in answer.tensors}
-
-    async def close(self) -> None:
-        await asyncio.gather(self.store.close(), self.worker.close())
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgresql]:
+    """A PostgreSQL server."""
+    if postgresql.programs() is None:
+        pytest.skip(postgresql.WHY_NOT)
+    with postgresql.postgresql() as server:
+        yield server
 
 
-def tensor(x: np.ndarray) -> npb.Tensor:
-    return npb.Tensor(datatype=tensors.datatype_of(x), shape=x.shape, data=bytes(tensors.encode(x)))
-
-
-def array(message: npb.Tensor) -> np.ndarray:
-    return tensors.decode("output", message.datatype, message.shape, message.data)
+@pytest.fixture(params=["sqlite"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where normalizers are kept: an empty place."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").database()
+    return str(tmp_path / "folder/state.db")
 
 
 @pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[Callable[[], Service]]:
-    """Makes services over the same file."""
+async def services(state: str) -> AsyncIterator[Callable[[], Service]]:
+    """Makes services over the same database."""
     made = []
 
     def make() -> Service:
-        made.append(Service(str(tmp_path / "folder/state.db")))
+        made.append(Service(state))
         return made[-1]
 
     yield make

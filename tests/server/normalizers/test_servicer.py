@@ -1,4 +1,4 @@
-"""Every RPC, over a real database in a file."""
+"""Every RPC, over a file and over a real PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,10 @@ from normserve_proto import normalization_pb2 as npb
 from normserve_proto import normalizers_pb2 as pb
 from normserve_server.errors import AlreadyExistsError, ConflictError, InvalidRequestError, NotFoundError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # as in `kernels`
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The given NumPy array is not writable"),  # as in `kernels`
+    pytest.mark.parametrize("state", ["sqlite", "postgresql"], indirect=True),
+]
 
 NAME = "normalizers/obs"
 X = np.arange(8, dtype=np.float32).reshape(4, 2)
