@@ -52,10 +52,10 @@ class Normalizer:
         obs.create(RunningNormLayer((17,), clip=10))
         y = obs.apply(x)
 
-    What changes a normalizer is on the server's disk when it is answered. Each such call but `update` and `delete` has an id, so
-    that one that is sent again, which the client does by itself where the server was not reached, is not carried out twice. Whoever
-    wants to repeat a call of which it is not known what became of it, such as after a timeout, gives it a `request_id` and
-    repeats that too.
+    What changes a normalizer is on the server's disk when it is answered. Each such call but `update` and `delete` has an id,
+    so that one that is sent again, which the client does by itself where the server was not reached, is not carried out twice.
+    Whoever wants to repeat a call of which it is not known what became of it, such as after a timeout, gives it a `request_id`
+    and repeats that too.
 
     Args:
         client: what sends the calls.
