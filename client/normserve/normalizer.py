@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from normserve_proto.tensors import Array
 
@@ -68,6 +68,9 @@ class Normalizer:
 
     def __repr__(self) -> str:
         return f"Normalizer({self.name!r})"
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self  # what would be copied is in the server: a copied network calls the same normalizer
 
     def create(
         self, layer: Layer, *, training: bool = True, request_id: str = "", timeout: float | None = None

@@ -1,6 +1,7 @@
 """A normalizer as a torch module, against a server that gives back what it gets, and torch's layers as normalizers."""
 
 import asyncio
+import copy
 import subprocess
 import sys
 
@@ -13,7 +14,6 @@ from normserve import (
     InvalidArgumentError,
     NotFoundError,
     RemoteBatchNorm,
-    RunningNormLayer,
 )
 from normserve.nn import layer_of
 from normserve_proto import normalizers_pb2 as pb
@@ -63,6 +63,14 @@ class TestForward:
     def test_errors_are_the_clients(self, client):
         with pytest.raises(NotFoundError):
             RemoteBatchNorm(client.normalizer("nobody"))(X)
+
+    def test_a_copy_of_a_network_calls_the_same_normalizer(self, obs):
+        network = nn.Sequential(RemoteBatchNorm(obs), nn.Linear(3, 2)).eval()
+        copied = copy.deepcopy(network)
+        copied(X)
+        assert copied[0].normalizer is obs
+        assert not copied[0].training
+        assert copied[1].weight is not network[1].weight
 
     def test_its_text(self, obs):
         assert repr(RemoteBatchNorm(obs)) == "RemoteBatchNorm('obs')"
@@ -170,4 +178,3 @@ class TestWithoutTorch:
 async def test_it_calls_from_a_coroutines_thread_too(obs):
     output = await asyncio.to_thread(RemoteBatchNorm(obs), X)
     assert torch.equal(output, X)
-    assert RunningNormLayer() == RunningNormLayer()
