@@ -46,7 +46,7 @@ LABEL org.opencontainers.image.title="normserve" \
 # A number that no distribution gives to anyone, and that Kubernetes can check with runAsNonRoot. It owns the two folders,
 # because a new named volume takes its owner from the folder it is mounted on.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin normserve \
- && install -d -o normserve -g normserve /models /var/cache/normserve
+ && install -d -o normserve -g normserve /models /var/cache/normserve /var/lib/normserve
 
 COPY --from=builder /opt/normserve /opt/normserve
 COPY deploy/healthcheck.py /usr/local/lib/normserve/healthcheck.py
@@ -60,10 +60,11 @@ ENV PATH=/opt/normserve/bin:$PATH \
     NORMSERVE_GRPC_PORT=8001 \
     NORMSERVE_HTTP_PORT=8002 \
     NORMSERVE_REPOSITORY=/models \
-    NORMSERVE_CACHE_DIR=/var/cache/normserve
+    NORMSERVE_CACHE_DIR=/var/cache/normserve \
+    NORMSERVE_STATE=/var/lib/normserve/normalizers.db
 
-# With the root file system read-only this is the one place that is written to, apart from /tmp.
-VOLUME /var/cache/normserve
+# With the root file system read-only these are the places that are written to, apart from /tmp.
+VOLUME /var/cache/normserve /var/lib/normserve
 USER 10001:10001
 EXPOSE 8001 8002
 STOPSIGNAL SIGTERM

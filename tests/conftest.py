@@ -15,6 +15,14 @@ from onnx import TensorProto, helper
 WIDTH = 256
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers that no `--state` is given keep their normalizers here, and not in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that holds the digits network, unfolded, as `make run` builds it."""
@@ -33,7 +41,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningServer]:
     """A server process that serves the digits network, folded; shared, so tests must leave it as it is."""
-    with running_server(digits_repository, arguments=("--cache-dir", str(cache_dir))) as server:
+    arguments = ("--cache-dir", str(cache_dir), "--state", str(cache_dir / "normalizers.db"))
+    with running_server(digits_repository, arguments=arguments) as server:
         yield server
 
 

@@ -12,20 +12,23 @@ import grpc
 import grpc.aio
 from normserve_proto.tensors import Array
 
-from normserve import channel, requests
+from normserve import answers, channel, normalization, requests
+from normserve.aio_introspection import AsyncIntrospection
+from normserve.aio_normalizer import AsyncNormalizers
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
 from normserve.client import Metadata
-from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
-from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
-from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
+from normserve.errors import CallCancelledError, NormserveError, from_status
+from normserve.normalization import Normalization
+from normserve.requests import Call, Parameter, Steps
+from normserve.results import NormAnswer, StreamAnswer
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncOperators):
+class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
     """`Client` for coroutines: the same verbs, arguments, answers and errors, awaited.
 
     It belongs to the event loop in which it is made.
@@ -58,6 +61,7 @@ class AsyncClient(AsyncOperators):
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
+        self._normalize_stream: Any = self._channel.stream_stream(requests.NORMALIZE_STREAM)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,51 +107,36 @@ class AsyncClient(AsyncOperators):
     ) -> AsyncIterator[StreamAnswer]:
         """As `Client.infer_stream`, in `async for`; `inputs` may be asynchronous too, and is read by another task."""
         wanted = None if outputs is None else tuple(outputs)
-        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
+        outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
             call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
             try:
                 async for data in call:
-                    yield requests.read_stream_answer(data)
+                    yield answers.stream_answer(data)
             finally:
                 call.cancel()
         outgoing.check()
 
-    async def is_live(self, *, timeout: float | None = None) -> bool:
-        """As `Client.is_live`."""
-        try:
-            return await self._send(requests.server_live(), timeout)
-        except UnavailableError:
-            return False
-
-    async def is_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = None) -> bool:
-        """As `Client.is_ready`."""
-        try:
-            return await self._send(requests.ready(model, version), timeout)
-        except UnavailableError:
-            return False
-
-    async def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
-        """As `Client.metadata`."""
-        return await self._send(requests.model_metadata(model, version), timeout)
-
-    async def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
-        """As `Client.model_config`."""
-        return await self._send(requests.model_config(model, version), timeout)
-
-    async def statistics(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[ModelStatistics, ...]:
-        """As `Client.statistics`."""
-        return await self._send(requests.statistics(model, version), timeout)
-
-    async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
-        """As `Client.server_metadata`."""
-        return await self._send(requests.server_metadata(), timeout)
-
-    async def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
-        """As `Client.models`."""
-        return await self._send(requests.repository_index(only_ready=only_ready), timeout)
+    async def normalize_stream(
+        self,
+        requests: Iterable[Normalization] | AsyncIterable[Normalization],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> AsyncIterator[NormAnswer]:
+        """As `Client.normalize_stream`, in `async for`; `requests` may be asynchronous too, and is read by another task."""
+        outgoing = Outgoing(Normalization.request)
+        with self._errors():
+            call = self._normalize_stream(
+                outgoing.each_async(requests), timeout=timeout, metadata=tuple((metadata or {}).items())
+            )
+            try:
+                async for data in call:
+                    yield normalization.read_stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
 
     async def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         """Makes one call after another, all within `timeout`."""

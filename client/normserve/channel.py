@@ -8,9 +8,9 @@ from normserve.requests import METHODS
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
-# Every method is a pure function of its request, or, as loading, done once it has been done, so an attempt too many does no
-# harm. UNAVAILABLE means that nothing was computed that anybody will see; RESOURCE_EXHAUSTED is said before any work, with the
-# time to wait in grpc-retry-pushback-ms.
+# Every method is a pure function of its request, or, as loading, done once it has been done, or its request has an id that the
+# server knows again; so an attempt too many does no harm. UNAVAILABLE means that nothing was computed that anybody will see;
+# RESOURCE_EXHAUSTED is said before any work, with the time to wait in grpc-retry-pushback-ms.
 RETRY_POLICY = {
     "maxAttempts": 5,  # gRPC's own upper limit
     "initialBackoff": "0.1s",

@@ -9,20 +9,23 @@ from typing import Any, Self, TypeVar
 import grpc
 from normserve_proto.tensors import Array
 
-from normserve import channel, requests
+from normserve import answers, channel, normalization, requests
 from normserve.channel import ChannelOptions
-from normserve.errors import CallCancelledError, NormserveError, UnavailableError, from_status
+from normserve.errors import CallCancelledError, NormserveError, from_status
+from normserve.introspection import Introspection
+from normserve.normalization import Normalization
+from normserve.normalizer import Normalizers
 from normserve.operators import Operators
-from normserve.requests import Call, Parameter
-from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata, StreamAnswer
-from normserve.shared_memory import CLOSING_SECONDS, SharedMemory, Steps
+from normserve.requests import Call, Parameter, Steps
+from normserve.results import NormAnswer, StreamAnswer
+from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
 
 T = TypeVar("T")
 Metadata = Mapping[str, str | bytes]
 
 
-class Client(Operators):
+class Client(Introspection, Normalizers, Operators):
     """Calls a normserve server, or any other that speaks the Open Inference Protocol over gRPC.
 
     One client holds one connection, may be used by any number of threads, and makes no call before the first verb.
@@ -59,6 +62,7 @@ class Client(Operators):
         # Without serializers, so that bytes go out and come in as they are.
         self._methods: dict[str, Any] = {path: self._channel.unary_unary(path) for path in requests.ALL_METHODS}
         self._stream: Any = self._channel.stream_stream(requests.MODEL_STREAM_INFER)
+        self._normalize_stream: Any = self._channel.stream_stream(requests.NORMALIZE_STREAM)
 
     def __enter__(self) -> Self:
         return self
@@ -143,115 +147,51 @@ class Client(Operators):
             NormserveError: the stream ended early. It is never sent again: some of it has been answered.
         """
         wanted = None if outputs is None else tuple(outputs)
-        outgoing = Outgoing(partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters))
+        make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
+        outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
             call = self._stream(outgoing.each(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
             try:
                 for data in call:
-                    yield requests.read_stream_answer(data)
+                    yield answers.stream_answer(data)
             finally:
                 call.cancel()
         outgoing.check()
 
-    def is_live(self, *, timeout: float | None = None) -> bool:
-        """Tells whether the server answers; False where nobody does.
+    def normalize_stream(
+        self,
+        requests: Iterable[Normalization],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Iterator[NormAnswer]:
+        """Normalizes many tensors over one stream, ahead of what is read of the answers.
+
+            for answer in client.normalize_stream(functional.layer_norm(x, (64,)) for x in tensors):
+                answer.output
 
         Args:
-            timeout: seconds.
+            requests: made by the functions of `normserve.functional`; read on another thread, as fast as the server takes them.
+            timeout: seconds until the whole stream is given up, on both sides; None for never.
+            metadata: of the gRPC call, keys in lower case.
+
+        Yields:
+            The answers in the order of the requests. One that was refused raises when its output is asked for; the stream goes
+            on.
 
         Raises:
-            NormserveError: the call failed in another way than UNAVAILABLE.
+            InvalidArgumentError: an input's dtype has no name on the wire; after the answers to those before it.
+            NormserveError: the stream ended early. It is never sent again: some of it has been answered.
         """
-        try:
-            return self._send(requests.server_live(), timeout)
-        except UnavailableError:
-            return False
-
-    def is_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = None) -> bool:
-        """Tells whether a model serves, or without one whether everything in the repository does.
-
-        Args:
-            model: its name.
-            version: an integer in decimal; empty for the server's choice.
-            timeout: seconds.
-
-        Raises:
-            NotFoundError: there is no such model or version.
-            NormserveError: the call failed in another way than UNAVAILABLE, which is False.
-        """
-        try:
-            return self._send(requests.ready(model, version), timeout)
-        except UnavailableError:
-            return False
-
-    def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
-        """Tells a model's inputs and outputs.
-
-        Args:
-            model: its name.
-            version: an integer in decimal; empty for the server's choice.
-            timeout: seconds.
-
-        Raises:
-            NotFoundError: there is no such model or version.
-            NormserveError: the call was not answered.
-        """
-        return self._send(requests.model_metadata(model, version), timeout)
-
-    def model_config(self, model: str, version: str = "", *, timeout: float | None = None) -> dict[str, Any]:
-        """Tells how a model is served: its ModelConfig, completed from its file.
-
-        Args:
-            model: its name.
-            version: an integer in decimal; empty for the server's choice.
-            timeout: seconds.
-
-        Returns:
-            The fields that are set, as protobuf's JSON has them: names for enumerations, text for integers of 64 bits.
-
-        Raises:
-            NotFoundError: there is no such model or version.
-            NormserveError: the call was not answered.
-        """
-        return self._send(requests.model_config(model, version), timeout)
-
-    def statistics(self, model: str = "", version: str = "", *, timeout: float | None = None) -> tuple[ModelStatistics, ...]:
-        """Tells what the requests of each version that serves add up to since it was loaded.
-
-        Args:
-            model: its name; empty for all models.
-            version: an integer in decimal; empty for all of the model's.
-            timeout: seconds.
-
-        Raises:
-            NotFoundError: there is no such model or version.
-            NormserveError: the call was not answered.
-        """
-        return self._send(requests.statistics(model, version), timeout)
-
-    def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
-        """Tells the server's name, version and extensions.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            NormserveError: the call was not answered.
-        """
-        return self._send(requests.server_metadata(), timeout)
-
-    def models(self, *, only_ready: bool = False, timeout: float | None = None) -> tuple[ModelIndex, ...]:
-        """Lists every version in the server's repository with its state.
-
-        Args:
-            only_ready: leave out what does not serve.
-            timeout: seconds.
-
-        Raises:
-            UnimplementedError: the server has no repository index.
-            NormserveError: the call was not answered.
-        """
-        return self._send(requests.repository_index(only_ready=only_ready), timeout)
+        outgoing = Outgoing(Normalization.request)
+        with self._errors():
+            call = self._normalize_stream(outgoing.each(requests), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            try:
+                for data in call:
+                    yield normalization.read_stream_answer(data)
+            finally:
+                call.cancel()
+        outgoing.check()
 
     def _follow(self, steps: Steps[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         """Makes one call after another, all within `timeout`."""

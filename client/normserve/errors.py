@@ -26,7 +26,7 @@ class InvalidArgumentError(NormserveError, ValueError):
 
 
 class NotFoundError(NormserveError):
-    """No such model, or no such version of it."""
+    """No such model, no such version of it, or no such normalizer."""
 
     code = grpc.StatusCode.NOT_FOUND
 
@@ -35,6 +35,12 @@ class AlreadyExistsError(NormserveError):
     """The name is taken."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class AbortedError(NormserveError):
+    """What was to be changed has changed meanwhile: its etag is another one."""
+
+    code = grpc.StatusCode.ABORTED
 
 
 class UnavailableError(NormserveError):
@@ -90,7 +96,7 @@ ERRORS: dict[grpc.StatusCode, type[NormserveError]] = {
     grpc.StatusCode.UNAUTHENTICATED: AccessError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.FAILED_PRECONDITION: NormserveError,
-    grpc.StatusCode.ABORTED: NormserveError,
+    grpc.StatusCode.ABORTED: AbortedError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgumentError,
     grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
     grpc.StatusCode.INTERNAL: InternalError,

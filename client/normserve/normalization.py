@@ -1,18 +1,24 @@
 """NormalizationService's calls as pure functions, one for each operator; the counterpart of `requests`."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
+import grpc
+from google.protobuf.message import DecodeError
 from normserve_proto import normalization_pb2 as pb
-from normserve_proto import tensors, wire
-from normserve_proto.tensors import Array, Buffer
+from normserve_proto import tensor_field, wire
+from normserve_proto.tensors import Array, Buffer, TensorError
 
-from normserve.requests import NORMALIZE, Call, encode_input
-from normserve.results import NormResult
+from normserve.errors import InternalError, from_status
+from normserve.requests import NORMALIZE, Call
+from normserve.results import NormAnswer, NormResult
+from normserve.tensor_messages import joined
+from normserve.tensor_messages import optional_tensor as _tensor
 
 _INPUT = 1  # NormalizeRequest.input
 _OUTPUT = 1  # NormalizeResponse.output
-_DATA = 3  # Tensor.data
+_RESPONSE = 1  # NormalizeStreamResponse.response
+_CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 
 def batch_norm(
@@ -89,6 +95,36 @@ def rms_norm(normalized_shape: Sequence[int], weight: Array | None, eps: float |
     )
 
 
+def local_response_norm(size: int, alpha: float, beta: float, k: float) -> pb.NormalizeRequest:
+    """Gives the operator's half of a request; see `Client.local_response_norm`."""
+    return pb.NormalizeRequest(local_response_norm=pb.LocalResponseNorm(size=size, alpha=alpha, beta=beta, k=k))
+
+
+def normalize(p: float, dim: int, eps: float) -> pb.NormalizeRequest:
+    """Gives the operator's half of a request; see `Client.normalize`."""
+    return pb.NormalizeRequest(normalize=pb.LpNormalize(p=p, dim=dim, eps=eps))
+
+
+class Normalization(NamedTuple):
+    """An operator on a tensor, before it is sent.
+
+    Attributes:
+        input: the tensor.
+        operator: the rest of the request.
+    """
+
+    input: Array
+    operator: pb.NormalizeRequest
+
+    def request(self) -> bytes:
+        """Serializes the request.
+
+        Raises:
+            InvalidArgumentError: the input's dtype has no name on the wire.
+        """
+        return _join(self.input, self.operator)
+
+
 def output_of(input: Array, operator: pb.NormalizeRequest) -> Call[Array]:  # noqa: A002 - torch's name
     """Normalizes, and reads the normalized tensor."""
     return Call(NORMALIZE, _join(input, operator), lambda response: _read(response).output)
@@ -100,44 +136,36 @@ def result_of(input: Array, operator: pb.NormalizeRequest) -> Call[NormResult]: 
 
 
 def _join(input: Array, operator: pb.NormalizeRequest) -> bytes:  # noqa: A002 - torch's name
-    """Serializes a request by hand where it is big, so that the input's memory is copied once."""
-    array = np.asarray(input)
-    data = encode_input("input", array)
-    description = pb.Tensor(datatype=tensors.datatype_of(array), shape=array.shape).SerializeToString()
-    data_prefix = wire.prefix(_DATA, len(data))
-    tensor_prefix = wire.prefix(_INPUT, len(description) + len(data_prefix) + len(data))
-    return b"".join((operator.SerializeToString(), tensor_prefix, description, data_prefix, data))
+    return joined(operator.SerializeToString(), _INPUT, "input", input)
 
 
-def _tensor(name: str, array: Array | None) -> pb.Tensor | None:
-    if array is None:
-        return None
-    array = np.asarray(array)
-    data = bytes(encode_input(name, array))
-    return pb.Tensor(datatype=tensors.datatype_of(array), shape=array.shape, data=data)
+def read_stream_answer(data: bytes) -> NormAnswer:
+    """Reads one answer of `NORMALIZE_STREAM`.
+
+    Raises:
+        InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
+    """
+    try:
+        head, responses = wire.split(data, _RESPONSE)
+        if responses and len(responses) == 1:
+            return NormAnswer(None, _read(responses[0]))
+        message = pb.NormalizeStreamResponse.FromString(data if responses else head)
+        if message.HasField("error"):
+            code = _CODES.get(message.error.code, grpc.StatusCode.UNKNOWN)
+            return NormAnswer(from_status(code, message.error.message), None)
+        return NormAnswer(None, _result(message.response))
+    except (DecodeError, TensorError) as error:
+        raise InternalError(f"the server's answer cannot be read: {error}") from error
 
 
-def _read(response: bytes) -> NormResult:
-    head, outputs = wire.split(response, _OUTPUT)
-    message = pb.NormalizeResponse.FromString(head)
-    output = _decode("output", message.output) if outputs is None else _view("output", outputs)
+def _read(response: bytes | memoryview) -> NormResult:
+    head, tensor, data = tensor_field.split(response, _OUTPUT)
+    return _result(pb.NormalizeResponse.FromString(head), tensor, data)
+
+
+def _result(message: pb.NormalizeResponse, tensor: pb.Tensor | None = None, data: Buffer | None = None) -> NormResult:
     return NormResult(
-        output=output,
-        running_mean=_decode("running_mean", message.running_mean) if message.HasField("running_mean") else None,
-        running_var=_decode("running_var", message.running_var) if message.HasField("running_var") else None,
+        output=tensor_field.decode("output", message.output if tensor is None else tensor, data),
+        running_mean=tensor_field.decode("running_mean", message.running_mean) if message.HasField("running_mean") else None,
+        running_var=tensor_field.decode("running_var", message.running_var) if message.HasField("running_var") else None,
     )
-
-
-def _view(name: str, messages: Sequence[memoryview]) -> Array:
-    """Decodes a big tensor without a copy; more than one message for it, which nobody sends, are merged as protobuf does."""
-    if len(messages) != 1:
-        return _decode(name, pb.Tensor.FromString(b"".join(messages)))
-    head, data = wire.split(messages[0], _DATA)
-    tensor = pb.Tensor.FromString(bytes(head))
-    if data is None:
-        return _decode(name, tensor)
-    return _decode(name, tensor, data[-1] if data else b"")
-
-
-def _decode(name: str, tensor: pb.Tensor, data: Buffer | None = None) -> Array:
-    return tensors.decode(name, tensor.datatype, tensor.shape, tensor.data if data is None else data)

@@ -8,7 +8,7 @@ from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors
 from normserve_proto.tensors import Array, Buffer, Layout, TensorError
 
-from normserve import requests
+from normserve import answers, requests
 from normserve.requests import Call, Inference
 from normserve.slots import ALIGNMENT, Slot
 
@@ -88,7 +88,7 @@ class Arrangement:
                 _tell(output.parameters, slot, place)
 
     def _read(self, data: bytes, slot: Slot) -> Answer:
-        response, raw = requests.split_answer(data)
+        response, raw = answers.split(data)
         if len(raw) != len(response.outputs):
             raise TensorError(f"{len(response.outputs)} outputs but {len(raw)} raw contents")
         outputs = {output.name: self._output(output, own, slot) for output, own in zip(response.outputs, raw, strict=True)}
@@ -113,7 +113,7 @@ def through_message(request: Inference) -> Call[Answer]:
 
 
 def _read(data: bytes) -> Answer:
-    response, raw = requests.split_answer(data)
+    response, raw = answers.split(data)
     return Answer(response.model_version, tensors.decode_all(response.outputs, raw))
 
 

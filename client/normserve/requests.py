@@ -4,32 +4,23 @@ Nothing here touches a network. A `Call` is what both clients send and read, so 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import tensors, wire
 from normserve_proto.tensors import Array, TensorError
 
-from normserve.errors import InternalError, InvalidArgumentError, NormserveError
-from normserve.results import (
-    Duration,
-    ModelIndex,
-    ModelMetadata,
-    ModelStatistics,
-    ServerMetadata,
-    StreamAnswer,
-    TensorMetadata,
-)
+from normserve import answers
+from normserve.errors import InternalError, InvalidArgumentError
+from normserve.results import ModelIndex, ModelMetadata, ModelStatistics, ServerMetadata
 
 T = TypeVar("T")
 Parameter = bool | int | float | str
 
-_INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
 _SERVICE = "/inference.GRPCInferenceService/"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
@@ -44,8 +35,20 @@ REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 NORMALIZE = "/normserve.v1.NormalizationService/Normalize"
+NORMALIZE_STREAM = NORMALIZE + "Stream"  # likewise
 REGISTER = _SERVICE + "SystemSharedMemoryRegister"
 UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
+_NORMALIZERS = "/normserve.v1.NormalizerService/"
+CREATE_NORMALIZER = _NORMALIZERS + "CreateNormalizer"
+GET_NORMALIZER = _NORMALIZERS + "GetNormalizer"
+LIST_NORMALIZERS = _NORMALIZERS + "ListNormalizers"
+UPDATE_NORMALIZER = _NORMALIZERS + "UpdateNormalizer"
+DELETE_NORMALIZER = _NORMALIZERS + "DeleteNormalizer"
+APPLY_NORMALIZER = _NORMALIZERS + "ApplyNormalizer"
+OBSERVE_NORMALIZER = _NORMALIZERS + "ObserveNormalizer"
+GET_STATE_DICT = _NORMALIZERS + "GetStateDict"
+LOAD_STATE_DICT = _NORMALIZERS + "LoadStateDict"
+GET_SNAPSHOT = _NORMALIZERS + "GetSnapshot"
 
 METHODS = (
     SERVER_LIVE,
@@ -60,9 +63,17 @@ METHODS = (
     REPOSITORY_LOAD,
     REPOSITORY_UNLOAD,
     NORMALIZE,
+    CREATE_NORMALIZER,
+    GET_NORMALIZER,
+    LIST_NORMALIZERS,
+    APPLY_NORMALIZER,
+    OBSERVE_NORMALIZER,
+    GET_STATE_DICT,
+    LOAD_STATE_DICT,
+    GET_SNAPSHOT,
 )
 # Not sent again by themselves: they would fail for having worked.
-ONCE = (REGISTER, UNREGISTER)
+ONCE = (REGISTER, UNREGISTER, UPDATE_NORMALIZER, DELETE_NORMALIZER)
 ALL_METHODS = (*METHODS, *ONCE)
 
 
@@ -92,6 +103,9 @@ class Call(Generic[T]):
             raise InternalError(f"the server's answer cannot be read: {error}") from error
 
 
+Steps = Generator[Call[Any], Any, T]  # calls one after the other: each is sent its answer, or thrown its error
+
+
 @dataclass(frozen=True, slots=True)
 class Inference:
     """A ModelInfer request, before it is decided how its tensors travel.
@@ -106,7 +120,7 @@ class Inference:
 
     def call(self) -> Call[dict[str, Array]]:
         """Gives the call with all tensors in the message."""
-        return Call(MODEL_INFER, joined(self.message, self.raw), _read_infer)
+        return Call(MODEL_INFER, joined(self.message, self.raw), answers.infer)
 
 
 def infer(
@@ -156,61 +170,42 @@ def ready(model: str | None, version: str) -> Call[bool]:
 def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
     """Asks for a model's inputs and outputs."""
     request = pb.ModelMetadataRequest(name=model, version=version).SerializeToString()
-    return Call(MODEL_METADATA, request, _read_model_metadata)
+    return Call(MODEL_METADATA, request, answers.model_metadata)
 
 
 def model_config(model: str, version: str) -> Call[dict[str, Any]]:
     """Asks how a model is served."""
     request = pb.ModelConfigRequest(name=model, version=version).SerializeToString()
-    return Call(MODEL_CONFIG, request, _read_model_config)
+    return Call(MODEL_CONFIG, request, answers.model_config)
 
 
 def statistics(model: str, version: str) -> Call[tuple[ModelStatistics, ...]]:
     """Asks what requests add up to."""
     request = pb.ModelStatisticsRequest(name=model, version=version).SerializeToString()
-    return Call(MODEL_STATISTICS, request, _read_statistics)
-
-
-def read_stream_answer(data: bytes) -> StreamAnswer:
-    """Reads one answer of `MODEL_STREAM_INFER`, whose requests are those of `infer`.
-
-    Raises:
-        InternalError: the bytes are not such a message, or a tensor in it does not fit its own description.
-    """
-    try:
-        head, answers = wire.split(data, _INFER_RESPONSE)
-        response = pb.ModelStreamInferResponse.FromString(head)
-        if response.error_message:
-            return StreamAnswer(NormserveError(response.error_message), {})
-        if not answers:
-            return StreamAnswer(None, _decoded(response.infer_response, None))
-        inner, raw = wire.split(answers[0], wire.RAW_OUTPUT_CONTENTS)
-        return StreamAnswer(None, _decoded(pb.ModelInferResponse.FromString(bytes(inner)), raw))
-    except (DecodeError, TensorError) as error:
-        raise InternalError(f"the server's answer cannot be read: {error}") from error
+    return Call(MODEL_STATISTICS, request, answers.statistics)
 
 
 def server_metadata() -> Call[ServerMetadata]:
     """Asks for the server's name, version and extensions."""
-    return Call(SERVER_METADATA, b"", _read_server_metadata)
+    return Call(SERVER_METADATA, b"", answers.server_metadata)
 
 
 def repository_index(*, only_ready: bool) -> Call[tuple[ModelIndex, ...]]:
     """Asks for every version in the repository."""
     request = pb.RepositoryIndexRequest(ready=only_ready).SerializeToString()
-    return Call(REPOSITORY_INDEX, request, _read_repository_index)
+    return Call(REPOSITORY_INDEX, request, answers.repository_index)
 
 
 def register(name: str, key: str, byte_size: int) -> Call[None]:
     """Registers all of a shared memory object as a region."""
     request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size).SerializeToString()
-    return Call(REGISTER, request, _read_nothing)
+    return Call(REGISTER, request, answers.nothing)
 
 
 def unregister(name: str) -> Call[None]:
     """Makes the server forget a region."""
     request = pb.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
-    return Call(UNREGISTER, request, _read_nothing)
+    return Call(UNREGISTER, request, answers.nothing)
 
 
 def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mapping[str, bytes] | None) -> Call[None]:
@@ -223,12 +218,12 @@ def load_model(model: str, config: Mapping[str, Any] | str | None, files: Mappin
             request.parameters[f"file:{path}"].bytes_param = content
     except TypeError as error:
         raise InvalidArgumentError(f"model '{model}': config is JSON and files are bytes: {error}") from error
-    return Call(REPOSITORY_LOAD, request.SerializeToString(), _read_nothing)
+    return Call(REPOSITORY_LOAD, request.SerializeToString(), answers.nothing)
 
 
 def unload_model(model: str) -> Call[None]:
     """Asks for a model to be unloaded."""
-    return Call(REPOSITORY_UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model).SerializeToString(), _read_nothing)
+    return Call(REPOSITORY_UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model).SerializeToString(), answers.nothing)
 
 
 def encode_input(name: str, array: Array) -> tensors.Buffer:
@@ -256,76 +251,3 @@ def _parameter(key: str, value: Parameter) -> pb.InferParameter:
         case str():
             return pb.InferParameter(string_param=value)
     raise InvalidArgumentError(f"parameter '{key}': wanted a bool, a str, a float or an int of 64 bits, got {value!r}")
-
-
-def _read_nothing(_data: bytes) -> None:
-    """These answers are empty messages."""
-
-
-def _read_infer(data: bytes) -> dict[str, Array]:
-    return _decoded(*split_answer(data))
-
-
-def _decoded(response: pb.ModelInferResponse, raw: Sequence[tensors.Buffer] | None) -> dict[str, Array]:
-    return tensors.decode_all(response.outputs, response.raw_output_contents if raw is None else raw)
-
-
-def split_answer(data: bytes) -> tuple[pb.ModelInferResponse, Sequence[tensors.Buffer]]:
-    """Separates an answer's message and the bytes of its outputs, which are views of `data`.
-
-    Raises:
-        DecodeError: it is not a ModelInferResponse.
-    """
-    head, raw = wire.split(data, wire.RAW_OUTPUT_CONTENTS)
-    response = pb.ModelInferResponse.FromString(head)
-    return response, response.raw_output_contents if raw is None else raw
-
-
-def _read_model_metadata(data: bytes) -> ModelMetadata:
-    response = pb.ModelMetadataResponse.FromString(data)
-    return ModelMetadata(
-        name=response.name,
-        versions=tuple(response.versions),
-        platform=response.platform,
-        inputs=_tensor_metadata(response.inputs),
-        outputs=_tensor_metadata(response.outputs),
-        properties=dict(response.properties),
-    )
-
-
-def _tensor_metadata(
-    messages: Sequence[pb.ModelMetadataResponse.TensorMetadata],
-) -> tuple[TensorMetadata, ...]:
-    return tuple(TensorMetadata(message.name, message.datatype, tuple(message.shape)) for message in messages)
-
-
-def _read_model_config(data: bytes) -> dict[str, Any]:
-    config = pb.ModelConfigResponse.FromString(data).config
-    return json_format.MessageToDict(config, preserving_proto_field_name=True)
-
-
-def _read_statistics(data: bytes) -> tuple[ModelStatistics, ...]:
-    return tuple(_statistics(model) for model in pb.ModelStatisticsResponse.FromString(data).model_stats)
-
-
-def _statistics(model: pb.ModelStatistics) -> ModelStatistics:
-    stats = model.inference_stats
-    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-    durations = {name: getattr(stats, name) for name in names}
-    return ModelStatistics(
-        name=model.name,
-        version=model.version,
-        samples=model.inference_count,
-        executions=model.execution_count,
-        **{name: Duration(duration.count, duration.ns / 1e9) for name, duration in durations.items()},
-    )
-
-
-def _read_server_metadata(data: bytes) -> ServerMetadata:
-    response = pb.ServerMetadataResponse.FromString(data)
-    return ServerMetadata(response.name, response.version, tuple(response.extensions))
-
-
-def _read_repository_index(data: bytes) -> tuple[ModelIndex, ...]:
-    models = pb.RepositoryIndexResponse.FromString(data).models
-    return tuple(ModelIndex(model.name, model.version, model.state, model.reason) for model in models)

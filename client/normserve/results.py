@@ -149,3 +149,31 @@ class NormResult(NamedTuple):
     output: Array
     running_mean: Array | None
     running_var: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class NormAnswer:
+    """The answer to one request of `normalize_stream`.
+
+    Attributes:
+        error: what the request was refused with; None where it was not.
+    """
+
+    error: NormserveError | None
+    _result: NormResult | None
+
+    @property
+    def result(self) -> NormResult:
+        """The normalized tensor, with the running statistics that were updated.
+
+        Raises:
+            NormserveError: the request was refused.
+        """
+        if self._result is None:
+            raise self.error or NormserveError("the request was not answered")
+        return self._result
+
+    @property
+    def output(self) -> Array:
+        """The normalized tensor; raises as `result` does."""
+        return self.result.output

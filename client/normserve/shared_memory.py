@@ -9,9 +9,9 @@ loaded anew may have others: another version says so in its answer, and of the s
 """
 
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.tensors import Array
@@ -27,11 +27,10 @@ from normserve.errors import (
     UnavailableError,
 )
 from normserve.placement import Answer, Arrangement, through_message
-from normserve.requests import Call, Inference
+from normserve.requests import Inference, Steps
 from normserve.slots import Pool, Slot
 
 T = TypeVar("T")
-Steps = Generator[Call[Any], Any, T]
 
 MOST_KINDS = 256
 MOST_NAMED = 63  # requests in a row that name the outputs for a caller who wants all of them

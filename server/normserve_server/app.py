@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 
 import grpc
 import structlog
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pool, empty_pb2, field_mask_pb2, timestamp_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from normserve_proto import normalization_pb2, open_inference_pb2
+from normserve_proto import normalization_pb2, normalizers_pb2, open_inference_pb2
 from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, memory, operators, preparation
@@ -28,7 +28,7 @@ from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
-from normserve_server.errors import CODES
+from normserve_server.errors import CODES, StateError
 from normserve_server.health import Health
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
@@ -39,6 +39,9 @@ from normserve_server.logs import Levels
 from normserve_server.metrics import Metrics
 from normserve_server.model_control import ModelControl
 from normserve_server.normalization import NormalizationServicer
+from normserve_server.normalizers.database import Database
+from normserve_server.normalizers.servicer import NormalizerServicer
+from normserve_server.normalizers.store import Store
 from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
@@ -47,7 +50,7 @@ from normserve_server.regions import Regions
 from normserve_server.repository import Repository
 from normserve_server.repository_control import RepositoryControlServicer
 from normserve_server.runtime_settings import RuntimeSettingsServicer
-from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.settings import ALL_MODELS, Settings, default_state
 from normserve_server.shared_memory_service import SharedMemoryServicer
 from normserve_server.side import Alone, Side
 from normserve_server.state import State
@@ -57,6 +60,7 @@ from normserve_server.workers import Worker
 
 INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
+NORMALIZERS = normalizers_pb2.DESCRIPTOR.services_by_name["NormalizerService"]
 INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 UNLOAD_SECONDS = 5.0  # for models to go; a run may never end
@@ -117,6 +121,7 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._store = Store(Database(settings.state or default_state()), self._metrics, settings.max_queue_size)
         self._grpc = self._grpc_server(version)
         self._open = False
 
@@ -124,8 +129,9 @@ class App:
         """Listens, then loads every model; meanwhile the service is live and not ready. A late worker loads before it listens.
 
         Raises:
-            StartError: a port is in use, or the address is not this machine's.
+            StartError: a port is in use, the address is not this machine's, or the state's place cannot be used.
         """
+        await self._open_state()
         late = self._side.late
         port = 0 if late else self._listen()
         addresses = await self._side.start(self._state)
@@ -163,7 +169,9 @@ class App:
         await self._grpc.stop(LAST_CALLS_SECONDS)
         ended = True
         try:
-            await asyncio.wait_for(asyncio.gather(self._control.close(), self._normalizer.close()), UNLOAD_SECONDS)
+            await asyncio.wait_for(
+                asyncio.gather(self._control.close(), self._normalizer.close(), self._store.close()), UNLOAD_SECONDS
+            )
         except TimeoutError:
             ended = False
             _log.error("a run that does not end is left behind")
@@ -171,6 +179,15 @@ class App:
         await self._side.stop()
         _log.info("stopped")
         return ended
+
+    async def _open_state(self) -> None:
+        """Only where the setting names it: the default's file is made when a normalizer is first asked for."""
+        if self._settings.state is None:
+            return
+        try:
+            await self._store.open()
+        except StateError as error:
+            raise StartError(str(error)) from None
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.
@@ -185,15 +202,24 @@ class App:
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
+        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size)
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
-            door.service(NORMALIZATION, [NormalizationServicer(self._normalizer, self._settings.max_queue_size)]),
+            door.service(NORMALIZATION, [normalization], normalization.codecs),
+            door.service(NORMALIZERS, [self._normalizers()]),
         )
         server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        names = [INFERENCE.full_name, NORMALIZATION.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        names = [
+            *(service.full_name for service in (INFERENCE, NORMALIZATION, NORMALIZERS)),
+            "grpc.health.v1.Health",
+            reflection.SERVICE_NAME,
+        ]
         reflection.enable_server_reflection(names, server, pool=_reflected())
         return server
+
+    def _normalizers(self) -> NormalizerServicer:
+        return NormalizerServicer(self._store, self._normalizer, self._metrics, self._settings.max_queue_size)
 
     def _state(self) -> State:
         self._recorder.flush()
@@ -294,6 +320,7 @@ def _check_repository(settings: Settings) -> None:
 def _reflected() -> descriptor_pool.DescriptorPool:
     """All services in one pool: ours live in a pool of their own, and reflection reads from one."""
     pool = descriptor_pool.DescriptorPool()
-    for module in (open_inference_pb2, normalization_pb2, health_pb2, reflection_pb2):
+    imported = (empty_pb2, field_mask_pb2, timestamp_pb2)
+    for module in (open_inference_pb2, normalization_pb2, *imported, normalizers_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     return pool

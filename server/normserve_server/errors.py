@@ -38,6 +38,20 @@ class AlreadyExistsError(ServiceError):
     """The name is taken."""
 
 
+class ConflictError(ServiceError):
+    """What is to be changed is not what the caller has seen: its etag is another one."""
+
+    retry_after_ms = NEVER
+
+
+class StateError(ServiceError):
+    """The normalizers' state cannot be read or written now; nothing was changed."""
+
+
+class StateFullError(StateError):
+    """There is no room for the normalizers' state."""
+
+
 class UnimplementedError(ServiceError):
     """A part of the protocol that this server does not offer."""
 
@@ -113,6 +127,9 @@ STATUS_CODES: Codes = {
     DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    ConflictError: grpc.StatusCode.ABORTED,
+    StateError: grpc.StatusCode.UNAVAILABLE,
+    StateFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     FailedVersionError: grpc.StatusCode.UNAVAILABLE,

@@ -149,6 +149,15 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.normalizer_updates = counter(
+            "normserve_normalizer_updates", "Updates of normalizers' statistics that are on the disk.", registry=registry
+        )
+        self.normalizer_group_seconds = histogram(
+            "normserve_normalizer_group_duration_seconds",
+            "From the beginning of a group of calls to normalizers, through their transaction's commit, to its end.",
+            buckets=SECONDS,
+            registry=registry,
+        )
         self._series: dict[Key, RequestSeries] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:

@@ -38,6 +38,12 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normserve"
 
 
+def default_state() -> str:
+    """The file in which normalizers are kept where the setting does not say."""
+    folder = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return str(Path(folder) / "normserve/normalizers.db")
+
+
 def _split(value: Any) -> Any:
     """Flags come joined by commas, however often they are given; a variable is written so; a file may have a list."""
     return value.split(",") if isinstance(value, str) else value
@@ -74,6 +80,10 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu or cuda:N; auto is the first GPU where there is one")
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")
+    state: str | None = Field(
+        None,
+        description="where normalizers are kept: an SQLite file, or postgresql://…; a file in the user's state folder if none",
+    )
     intra_op_threads: int = Field(0, ge=0, description="threads within one operator; 0 for one per core, or a worker's share")
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
@@ -97,6 +107,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
     config: Path | None = Field(None, description="TOML file with any of these settings")
+
+    @field_validator("state")
+    @classmethod
+    def _place(cls, state: str | None) -> str | None:
+        if state == "" or (state and "://" in state and not state.startswith("postgresql://")):
+            raise ValueError("a file or a postgresql:// URL")
+        return state
 
     @field_validator("load_model")
     @classmethod

@@ -10,6 +10,7 @@ from normserve_proto import tensors, wire
 
 from normserve_server.inference import InferenceServicer
 from normserve_server.plans import InferResponse
+from normserve_server.refusals import Refusal
 from normserve_server.streaming import StreamCodec
 
 _INFER_RESPONSE = 2  # the field's number in ModelStreamInferResponse
@@ -36,14 +37,14 @@ def serialize_response(response: InferResponse) -> bytes:
     return b"".join((wire.prefix(_INFER_RESPONSE, sum(map(len, parts))), *parts))
 
 
-def refuse(data: bytes, text: str) -> bytes:
+def refuse(data: bytes, refusal: Refusal) -> bytes:
     """Gives the message that tells of an error.
 
     Args:
         data: the request, which need not be one.
-        text: what was wrong.
+        refusal: what was wrong.
     """
-    answer = pb.ModelStreamInferResponse(error_message=text)
+    answer = pb.ModelStreamInferResponse(error_message=refusal.text)
     answer.infer_response.CopyFrom(_FINAL)
     try:
         request = pb.ModelInferRequest.FromString(wire.split(data, wire.RAW_INPUT_CONTENTS)[0])

@@ -33,12 +33,14 @@ class StreamCodec:
     Attributes:
         parse: a message.
         serialize: what the handler answered.
-        refuse: gives the message that tells of an error, from the message that it is an answer to and the error's text.
+        refuse: gives the message that tells of an error, from the message that it is an answer to and the error.
+        most_messages: read and not yet answered; None for `MOST_MESSAGES`.
     """
 
     parse: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
-    refuse: Callable[[bytes, str], bytes]
+    refuse: Callable[[bytes, Refusal], bytes]
+    most_messages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ class Stream:
                 await self._has_room()
 
     async def _has_room(self) -> None:
-        while len(self._messages) >= MOST_MESSAGES or self._held_bytes >= MOST_BYTES:
+        most = self._method.codec.most_messages or MOST_MESSAGES
+        while len(self._messages) >= most or self._held_bytes >= MOST_BYTES:
             self._room.clear()
             await self._room.wait()
 
@@ -126,7 +129,7 @@ class Stream:
             refused = self._outcomes.failed(error, message.call, len(data))
             if self._errors_end:
                 return refused
-            reply = self._method.codec.refuse(data, refused.text)
+            reply = self._method.codec.refuse(data, refused)
         else:
             self._outcomes.succeeded(message.call, len(data), len(reply))
         message.held_bytes += len(reply)

@@ -3,6 +3,7 @@
 
 import asyncio
 import subprocess
+import sys
 import threading
 from collections import deque
 from concurrent import futures
@@ -11,8 +12,14 @@ from shutil import which
 
 import grpc
 import pytest
-from normserve import AsyncClient, Client
-from normserve_proto import normalization_pb2, normalization_pb2_grpc, open_inference_pb2_grpc
+from echo_normalizers import EchoNormalizers
+from normserve import AsyncClient, BatchNormLayer, Client, cli
+from normserve_proto import (
+    normalization_pb2,
+    normalization_pb2_grpc,
+    normalizers_pb2_grpc,
+    open_inference_pb2_grpc,
+)
 from normserve_proto import open_inference_pb2 as pb
 
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
@@ -151,6 +158,15 @@ class EchoNormalization(normalization_pb2_grpc.NormalizationServiceServicer):
         }
         return normalization_pb2.NormalizeResponse(output=request.input, **statistics)
 
+    def NormalizeStream(self, requests, context):
+        context.add_callback(self.plan.stream_ended.set)
+        for request in requests:
+            if request.input.shape == [0]:
+                error = normalization_pb2.NormalizeError(code=3, message="nothing to normalize")
+                yield normalization_pb2.NormalizeStreamResponse(error=error)
+            else:
+                yield normalization_pb2.NormalizeStreamResponse(response=self.Normalize(request, context))
+
 
 @pytest.fixture
 def plan():
@@ -162,6 +178,7 @@ def echo_server(plan):
     server = grpc.server(futures.ThreadPoolExecutor(8), options=OPTIONS)
     open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(EchoInference(plan), server)
     normalization_pb2_grpc.add_NormalizationServiceServicer_to_server(EchoNormalization(plan), server)
+    normalizers_pb2_grpc.add_NormalizerServiceServicer_to_server(EchoNormalizers(plan), server)
     yield server
     server.stop(None).wait()
 
@@ -188,6 +205,42 @@ async def call(request, address):
     else:
         async with AsyncClient(address) as client:
             yield lambda verb, *args, **kwargs: getattr(client, verb)(*args, **kwargs)
+
+
+@pytest.fixture(params=["Client", "AsyncClient"])
+async def normalizer(request, address):
+    """Calls a verb of the normalizer "obs" of either client: `await normalizer("apply", x)`."""
+    if request.param == "Client":
+        with Client(address) as client:
+            obs = client.normalizer("obs")
+            yield lambda verb, *args, **kwargs: asyncio.to_thread(getattr(obs, verb), *args, **kwargs)
+    else:
+        async with AsyncClient(address) as client:
+            obs = client.normalizer("obs")
+            yield lambda verb, *args, **kwargs: getattr(obs, verb)(*args, **kwargs)
+
+
+@pytest.fixture
+async def obs(normalizer):
+    """As `normalizer`, with one that is there."""
+    await normalizer("create", BatchNormLayer(3))
+    return normalizer
+
+
+@pytest.fixture
+def normserve(monkeypatch, capsys, address):
+    """Runs the command line in this process: gives exit code, standard output and standard error."""
+    monkeypatch.setenv("NORMSERVE_ADDRESS", address)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["normserve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,27 +8,11 @@ import grpc
 import ml_dtypes
 import numpy as np
 import pytest
-from normserve import cli
+from cli_refusals import refused
 from normserve.testing import free_port
 from normserve_proto import open_inference_pb2 as pb
 
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "sklearn", "scipy", "normserve_server", "normserve_models"}
-
-
-@pytest.fixture
-def normserve(monkeypatch, capsys, address):
-    """Runs the command line in this process: gives exit code, standard output and standard error."""
-    monkeypatch.setenv("NORMSERVE_ADDRESS", address)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["normserve", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
@@ -38,33 +22,24 @@ def x(tmp_path):
     return path
 
 
-def refused(result, code, *texts):
-    """One line on standard error, nothing else, and the code."""
-    assert result[0] == code
-    assert result[1] == ""
-    assert result[2].startswith("normserve: ")
-    assert result[2].count("\n") == 1
-    for text in texts:
-        assert text in result[2]
-
-
 class TestStart:
     def test_help_brings_in_nothing_heavy(self):
         program = (
             "import sys\nfrom normserve.cli import main\n"
-            "for command in ('', 'infer', 'normalize', 'models', 'load', 'unload', 'demo', 'fold', 'export'):\n"
+            "for command in ('', 'infer', 'normalize', 'models', 'load', 'unload', 'demo', 'fold', 'export', "
+            "'normalizers', 'normalizers create'):\n"
             "    sys.argv = ['normserve', *command.split(), '--help']\n"
             "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
             "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
         )
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-        assert ended.stdout.count("Usage: normserve") == 9
+        assert ended.stdout.count("Usage: normserve") == 11
         assert not HEAVY & set(ended.stderr.split())
 
     def test_every_command_is_in_the_help(self, normserve):
         code, out, _ = normserve("--help")
         assert code == 0
-        for command in ("infer", "normalize", "models", "load", "unload", "serve", "demo", "fold", "export"):
+        for command in ("infer", "normalize", "normalizers", "models", "load", "unload", "serve", "demo", "fold", "export"):
             assert f" {command} " in out
 
     def test_as_a_module(self):
@@ -193,6 +168,19 @@ class TestNormalize:
     def test_the_others(self, normserve, x, tmp_path, operator):
         needed = ("--normalized-shape", "3") if operator == "rms_norm" else ()
         assert normserve("normalize", operator, "-i", x, "-o", tmp_path / "y.npy", *needed)[0] == 0
+
+    def test_local_response_norm(self, normserve, x, plan, tmp_path):
+        given = ("--size", "3", "--alpha", "0.5", "--beta", "0.25", "--k", "2")
+        assert normserve("normalize", "local_response_norm", "-i", x, "-o", tmp_path / "y.npy", *given)[0] == 0
+        operator = plan.seen[0].request.local_response_norm
+        assert (operator.size, operator.alpha, operator.beta, operator.k) == (3, 0.5, 0.25, 2)
+        refused(normserve("normalize", "local_response_norm", "-i", x, "-o", "y.npy"), 2, "local_response_norm needs --size")
+
+    def test_normalize(self, normserve, x, plan, tmp_path):
+        given = ("--p", "inf", "--dim", "-1", "--eps", "0.5")
+        assert normserve("normalize", "normalize", "-i", x, "-o", tmp_path / "y.npy", *given)[0] == 0
+        operator = plan.seen[0].request.normalize
+        assert (operator.p, operator.dim, operator.eps) == (np.inf, -1, 0.5)
 
     def test_options_of_another_operator(self, normserve, x, plan):
         run = ("normalize", "layer_norm", "-i", x, "-o", "y.npy", "--normalized-shape", "3")

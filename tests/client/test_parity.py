@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 import torch
-from normserve import AsyncClient, Client
+from normserve import AsyncClient, AsyncNormalizer, Client, Normalizer, functional
 
-OPERATORS = ("batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm")
+OPERATORS = ("batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm", "local_response_norm", "normalize")
 
 
 def public(kind):
@@ -18,18 +18,34 @@ def test_both_have_the_same_verbs():
     assert set(OPERATORS) < public(Client).keys()
 
 
+def test_both_normalizers_have_the_same_verbs():
+    assert public(Normalizer).keys() == public(AsyncNormalizer).keys()
+    assert {"apply", "observe", "state_dict", "load_state_dict"} < public(Normalizer).keys()
+
+
+@pytest.mark.parametrize("verb", sorted(public(Normalizer)))
+def test_a_normalizers_verb_has_the_same_signature_in_both(verb):
+    ours, theirs = getattr(Normalizer, verb), getattr(AsyncNormalizer, verb)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+    assert inspect.iscoroutinefunction(theirs)
+    assert "timeout" in inspect.signature(ours).parameters
+
+
 @pytest.mark.parametrize("verb", ["__init__", *sorted(public(Client))])
 def test_a_verb_has_the_same_signature_in_both(verb):
     ours, theirs = inspect.signature(getattr(Client, verb)), inspect.signature(getattr(AsyncClient, verb))
-    if verb == "infer_stream":  # whose iterators are asynchronous on one side
+    if verb in ("infer_stream", "normalize_stream"):  # whose iterators are asynchronous on one side
         assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
             (p.name, p.kind, p.default) for p in theirs.parameters.values()
         ]
         return
+    if verb == "normalizer":  # which calls nobody, and gives what is awaited on one side
+        assert ours.parameters == theirs.parameters
+        return
     assert ours == theirs
 
 
-@pytest.mark.parametrize("verb", sorted(public(AsyncClient)))
+@pytest.mark.parametrize("verb", sorted(public(AsyncClient).keys() - {"normalizer"}))
 def test_every_verb_of_the_async_client_is_awaited(verb):
     member = getattr(AsyncClient, verb)
     assert inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
@@ -40,8 +56,16 @@ def test_an_operator_has_torchs_names_order_and_defaults(operator):
     theirs = inspect.signature(getattr(torch.nn.functional, operator)).parameters.values()
     ours = [p for p in inspect.signature(getattr(Client, operator)).parameters.values() if p.name != "self"]
     positional = [(p.name, p.default) for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == [(p.name, p.default) for p in theirs]
+    assert positional == [(p.name, p.default) for p in theirs if p.name != "out"]  # which nobody can write to from afar
     assert all(p.default is None for p in ours if p.kind is p.KEYWORD_ONLY)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_request_for_a_stream_is_made_with_the_same_arguments(operator):
+    verb, function = (inspect.signature(getattr(owner, operator)).parameters for owner in (Client, functional))
+    assert [p.replace(annotation=0) for p in verb.values() if p.name not in ("self", "timeout")] == [
+        p.replace(annotation=0) for p in function.values()
+    ]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -12,7 +12,7 @@ from normserve import (
     InternalError,
     InvalidArgumentError,
     NormserveError,
-    requests,
+    answers,
 )
 from normserve_proto import open_inference_pb2 as pb
 
@@ -116,4 +116,4 @@ def test_bytes_that_are_no_answer(size):
     wrong = pb.ModelInferResponse(outputs=[output], raw_output_contents=[bytes(size)])
     for data in (b"\xff\xff", pb.ModelStreamInferResponse(infer_response=wrong).SerializeToString()):
         with pytest.raises(InternalError, match="cannot be read"):
-            requests.read_stream_answer(data)
+            answers.stream_answer(data)

@@ -59,7 +59,9 @@ def test_the_settings_of_a_container_are_valid(name: str, monkeypatch: pytest.Mo
     assert instruction("EXPOSE").split() == [str(settings.grpc_port), str(settings.http_port)]
     assert mounts(SERVICES[name])[str(settings.repository[0])] == "models"
     assert mounts(SERVICES[name])[str(settings.cache_dir)] == "cache"
-    assert instruction("VOLUME") == str(settings.cache_dir)
+    state = Path(settings.state).parent
+    assert mounts(SERVICES[name])[str(state)] == "state"
+    assert instruction("VOLUME").split() == [str(settings.cache_dir), str(state)]
 
 
 @pytest.mark.parametrize("name", SERVERS)

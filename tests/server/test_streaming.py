@@ -21,7 +21,9 @@ from prometheus_client import CollectorRegistry
 
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 CODEC = StreamCodec(
-    parse=bytes, serialize=lambda answer: b"answer to " + answer, refuse=lambda data, text: data + b": " + text.encode()
+    parse=bytes,
+    serialize=lambda answer: b"answer to " + answer,
+    refuse=lambda data, refusal: data + b": " + refusal.text.encode(),
 )
 CANCELLED = grpc.StatusCode.CANCELLED
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normserve import __version__
-from normserve.cli import demo, export, fold, infer, load, models, normalize, serve, unload
+from normserve.cli import demo, export, fold, infer, load, models, normalize, normalizers, serve, unload
 from normserve.cli.console import InputError, fail
 from normserve.errors import NormserveError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(infer.infer)
 app.command()(normalize.normalize)
+app.add_typer(normalizers.app, name="normalizers")
 app.command()(models.models)
 app.command()(load.load)
 app.command()(unload.unload)

@@ -40,9 +40,10 @@ def save(path: Path, array: Array) -> None:
         raise InputError(f"{path}: {error}") from error
 
 
-def jsonable(array: Array) -> Any:
-    """Gives nested lists for JSON, which has no NaN and no infinities, so those become their names."""
-    return _jsonable(_storable(array).tolist())
+def described(array: Array) -> dict[str, Any]:
+    """Gives an array for JSON, which has no NaN and no infinities, so those become their names."""
+    data = _jsonable(_storable(array).tolist())
+    return {"datatype": tensors.datatype_of(array), "shape": array.shape, "data": data}
 
 
 def summary(array: Array) -> str:

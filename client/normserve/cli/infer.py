@@ -40,7 +40,7 @@ def infer(
     if output_dir is not None:
         _write(output_dir, outputs)
     if as_json:
-        typer.echo(json.dumps({name: _described(array) for name, array in outputs.items()}))
+        typer.echo(json.dumps({name: arrays.described(array) for name, array in outputs.items()}))
     else:
         out.print(_table(outputs))
 
@@ -59,10 +59,6 @@ def _write(folder: Path, outputs: dict[str, Array]) -> None:
         raise InputError(f"--output-dir: {error}") from error
     for name, array in outputs.items():
         arrays.save(folder / f"{Path(name).name}.npy", array)
-
-
-def _described(array: Array) -> dict[str, object]:
-    return {"datatype": tensors.datatype_of(array), "shape": array.shape, "data": arrays.jsonable(array)}
 
 
 def _table(outputs: dict[str, Array]) -> Table:

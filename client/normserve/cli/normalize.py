@@ -22,6 +22,8 @@ class Operator(StrEnum):
     INSTANCE_NORM = "instance_norm"
     GROUP_NORM = "group_norm"
     RMS_NORM = "rms_norm"
+    LOCAL_RESPONSE_NORM = "local_response_norm"
+    NORMALIZE = "normalize"
 
 
 File = typer.Option(metavar="FILE.npy", show_default=False)
@@ -37,9 +39,15 @@ def normalize(
     bias: Annotated[Path | None, File] = None,
     normalized_shape: Annotated[str | None, typer.Option(metavar="N,N,…", help="The trailing extents.")] = None,
     num_groups: Annotated[int | None, typer.Option(help="Groups of channels.")] = None,
+    size: Annotated[int | None, typer.Option(help="Channels in a window.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Factor of the window's mean square.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent of the window.")] = None,
+    k: Annotated[float | None, typer.Option("--k", help="Added to the scaled mean square.")] = None,
+    p: Annotated[float | None, typer.Option("--p", help="Exponent of the Lp norm; inf for the greatest magnitude.")] = None,
+    dim: Annotated[int | None, typer.Option(help="The axis of the Lp norm.")] = None,
     training: Annotated[bool | None, typer.Option("--training", help="Normalize by the batch's statistics.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Share of the batch in the running statistics.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Added to the variance.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Added to the variance; the least divisor of normalize.")] = None,
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = None,
 ) -> None:
@@ -54,11 +62,14 @@ def normalize(
 
     normserve normalize group_norm --input x.npy --num-groups 8 --weight w.npy --bias b.npy --output y.npy
 
+    normserve normalize normalize --input x.npy --p 1 --dim -1 --output y.npy
+
     normserve normalize batch_norm --input x.npy --running-mean m.npy --running-var v.npy --training --output y.npy
     """
     files = {"input": input, "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     loaded = {name: arrays.load(path) for name, path in files.items() if path is not None}
     scalars = {"num_groups": num_groups, "training": training, "momentum": momentum, "eps": eps}
+    scalars |= {"size": size, "alpha": alpha, "beta": beta, "k": k, "p": p, "dim": dim}
     given: dict[str, Any] = loaded | {name: value for name, value in scalars.items() if value is not None}
     if normalized_shape is not None:
         given["normalized_shape"] = _extents(normalized_shape)
@@ -73,7 +84,7 @@ def _bind(operator: Operator, given: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(getattr(Client, operator)).parameters
     for name in given.keys() - parameters.keys():
         raise InputError(f"{operator} takes no {_flag(name)}")
-    for name in ("normalized_shape", "num_groups"):
+    for name in ("normalized_shape", "num_groups", "size"):
         if name in parameters and name not in given:
             raise InputError(f"{operator} needs {_flag(name)}")
     statistics = dict.fromkeys(parameters.keys() & {"running_mean", "running_var"})
