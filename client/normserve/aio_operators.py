@@ -178,3 +178,30 @@ class AsyncOperators(ABC):
         """As `Client.rms_norm`."""
         operator = normalization.rms_norm(normalized_shape, weight, eps)
         return await self._send(normalization.output_of(input, operator), timeout)
+
+    async def local_response_norm(
+        self,
+        input: Array,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        *,
+        timeout: float | None = None,
+    ) -> Array:
+        """As `Client.local_response_norm`."""
+        operator = normalization.local_response_norm(size, alpha, beta, k)
+        return await self._send(normalization.output_of(input, operator), timeout)
+
+    async def normalize(
+        self,
+        input: Array,
+        p: float = 2.0,
+        dim: int = 1,
+        eps: float = 1e-12,
+        *,
+        timeout: float | None = None,
+    ) -> Array:
+        """As `Client.normalize`."""
+        operator = normalization.normalize(p, dim, eps)
+        return await self._send(normalization.output_of(input, operator), timeout)

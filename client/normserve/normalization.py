@@ -89,6 +89,16 @@ def rms_norm(normalized_shape: Sequence[int], weight: Array | None, eps: float |
     )
 
 
+def local_response_norm(size: int, alpha: float, beta: float, k: float) -> pb.NormalizeRequest:
+    """Gives the operator's half of a request; see `Client.local_response_norm`."""
+    return pb.NormalizeRequest(local_response_norm=pb.LocalResponseNorm(size=size, alpha=alpha, beta=beta, k=k))
+
+
+def normalize(p: float, dim: int, eps: float) -> pb.NormalizeRequest:
+    """Gives the operator's half of a request; see `Client.normalize`."""
+    return pb.NormalizeRequest(normalize=pb.LpNormalize(p=p, dim=dim, eps=eps))
+
+
 def output_of(input: Array, operator: pb.NormalizeRequest) -> Call[Array]:  # noqa: A002 - torch's name
     """Normalizes, and reads the normalized tensor."""
     return Call(NORMALIZE, _join(input, operator), lambda response: _read(response).output)

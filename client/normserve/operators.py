@@ -259,3 +259,55 @@ class Operators(ABC):
         """
         operator = normalization.rms_norm(normalized_shape, weight, eps)
         return self._send(normalization.output_of(input, operator), timeout)
+
+    def local_response_norm(
+        self,
+        input: Array,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        *,
+        timeout: float | None = None,
+    ) -> Array:
+        """Divides by what the neighbouring channels have: by (k + alpha * mean of their squares) to the power of beta.
+
+        The window reaches size // 2 channels before its own and (size - 1) // 2 behind; beyond the ends are zeros.
+
+        Args:
+            input: shape [N, C, ...], three axes or more.
+            size: channels in a window, > 0.
+            alpha: factor of the mean square.
+            beta: exponent.
+            k: added to the scaled mean square.
+            timeout: seconds.
+
+        Raises:
+            NormserveError: the call was not answered.
+        """
+        operator = normalization.local_response_norm(size, alpha, beta, k)
+        return self._send(normalization.output_of(input, operator), timeout)
+
+    def normalize(
+        self,
+        input: Array,
+        p: float = 2.0,
+        dim: int = 1,
+        eps: float = 1e-12,
+        *,
+        timeout: float | None = None,
+    ) -> Array:
+        """Divides by the Lp norm over one axis.
+
+        Args:
+            input: any shape that has the axis.
+            p: exponent of the norm; `math.inf` for the greatest magnitude.
+            dim: the axis, from -rank to rank - 1.
+            eps: least divisor.
+            timeout: seconds.
+
+        Raises:
+            NormserveError: the call was not answered.
+        """
+        operator = normalization.normalize(p, dim, eps)
+        return self._send(normalization.output_of(input, operator), timeout)

@@ -15,6 +15,8 @@ from normserve_server.workers import Worker
 
 MOMENTUM = 0.1
 EPS = 1e-5
+ALPHA, BETA, K = 1e-4, 0.75, 1.0  # of local_response_norm
+P, DIM, LEAST_NORM = 2.0, 1, 1e-12  # of normalize
 RETRY_AFTER_MS = 50
 MOST_BATCHES = 2**63 - 1  # an int64 that can still be incremented
 INLINE_BYTES = 32 * 1024  # on this much an operator holds the loop for 10 to 21 us (two cores, torch 2.13)
@@ -110,12 +112,28 @@ def _rms_norm(x: Array, m: pb.RmsNorm) -> Callable[[], Normalized]:
     return lambda: operators.rms_norm(x, m.normalized_shape, weight, eps)
 
 
+def _local_response_norm(x: Array, m: pb.LocalResponseNorm) -> Callable[[], Normalized]:
+    alpha = m.alpha if m.HasField("alpha") else ALPHA
+    beta = m.beta if m.HasField("beta") else BETA
+    k = m.k if m.HasField("k") else K
+    return lambda: operators.local_response_norm(x, m.size, alpha, beta, k)
+
+
+def _normalize(x: Array, m: pb.LpNormalize) -> Callable[[], Normalized]:
+    p = m.p if m.HasField("p") else P
+    dim = m.dim if m.HasField("dim") else DIM
+    eps = m.eps if m.HasField("eps") else LEAST_NORM
+    return lambda: operators.normalize(x, p, dim, eps)
+
+
 _OPERATIONS: dict[str, Callable[[Array, Any], Callable[[], Normalized]]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
     "rms_norm": _rms_norm,
+    "local_response_norm": _local_response_norm,
+    "normalize": _normalize,
 }
 
 

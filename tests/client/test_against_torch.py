@@ -45,6 +45,10 @@ def theirs(operator, arguments, options):
         ("group_norm", (X, 1), {"eps": 1.0}),
         ("rms_norm", (X, (5, 5)), {}),
         ("rms_norm", (X, (5,), ROW, 0.5), {}),
+        ("local_response_norm", (X, 3), {}),
+        ("local_response_norm", (X, 4, 0.5, 2.0, 0.25), {}),
+        ("normalize", (X,), {}),
+        ("normalize", (X, np.inf, -1), {"eps": 3.0}),
     ],
 )
 def test_results(client, operator, arguments, options):
@@ -102,10 +106,12 @@ def test_half_precision_is_rounded_once(client, dtype):
         ("group_norm", (X, 4), {}),
         ("layer_norm", (X, (7,)), {}),
         ("instance_norm", (X[:, :, :1, :1],), {}),
+        ("local_response_norm", (X[0, 0], 3), {}),
+        ("normalize", (X, 2.0, 4), {}),
     ],
 )
 def test_what_torch_refuses_is_an_invalid_argument(client, operator, arguments, options):
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises((ValueError, RuntimeError, IndexError)):
         theirs(operator, arguments, options)
     with pytest.raises(InvalidArgumentError):
         getattr(client, operator)(*arguments, **options)

@@ -50,6 +50,17 @@ class TestWhatIsSent:
         await call("rms_norm", X, (4,))
         assert (list(sent(plan).normalized_shape), sent(plan).HasField("eps")) == ([4], False)
 
+        await call("local_response_norm", X, 2)
+        assert (sent(plan).size, sent(plan).alpha, sent(plan).beta, sent(plan).k) == (2, 1e-4, 0.75, 1.0)
+        await call("normalize", X)
+        assert (sent(plan).p, sent(plan).dim, sent(plan).eps) == (2.0, 1, 1e-12)
+
+    async def test_the_arguments_of_those_without_parameters(self, call, plan):
+        await call("local_response_norm", X, 5, 0.5, 2.0, 0.25)
+        assert (sent(plan).size, sent(plan).alpha, sent(plan).beta, sent(plan).k) == (5, 0.5, 2.0, 0.25)
+        await call("normalize", X, np.inf, -2, 0.5)
+        assert (sent(plan).p, sent(plan).dim, sent(plan).eps) == (np.inf, -2, 0.5)
+
     async def test_instance_norm(self, call, plan):
         await call("instance_norm", X, C, C + 1, C + 2, C + 3, False, 0.3, 0.5)
         operator = sent(plan)
@@ -76,6 +87,8 @@ class TestWhatIsSent:
             ("instance_norm", X),
             ("group_norm", X, 3),
             ("rms_norm", X, [4]),
+            ("local_response_norm", X, 3),
+            ("normalize", X),
         ):
             with pytest.raises(DeadlineExceededError):
                 await call(*arguments, timeout=0.05)
@@ -114,6 +127,8 @@ class TestWhatComesBack:
             ("layer_norm", X, [4]),
             ("group_norm", X, 3),
             ("rms_norm", X, [4]),
+            ("local_response_norm", X, 3),
+            ("normalize", X),
         ],
     )
     async def test_everything_else_gives_the_array(self, call, arguments):

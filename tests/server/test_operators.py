@@ -94,6 +94,38 @@ def test_layer_group_and_rms_norm(dtype: Any, shape: tuple[int, ...], affine: bo
     same(got.output, F.group_norm(to_torch(x), 3, *map(to_torch, channel)), dtype)
 
 
+@pytest.mark.parametrize(("dtype", "shape", "size"), [*product(DTYPES, SHAPES[1:], [1, 2, 3, 5, 12])])
+def test_local_response_norm(dtype: Any, shape: tuple[int, ...], size: int) -> None:
+    x = draw(shape, dtype)
+    for arguments in ((), (0.5, 2.0, 0.25)):
+        got = operators.local_response_norm(x, size, *arguments)
+        same(got.output, F.local_response_norm(to_torch(x), size, *arguments), dtype)
+
+
+@pytest.mark.parametrize("size", [13, 14, 100, 2**40])
+def test_a_window_far_beyond_the_channels_is_the_mean_over_all_of_them_and_zeros(size: int) -> None:
+    x = draw((2, 6, 4), np.float64)
+    wanted = x / (1 + 5e5 * np.square(x).sum(1, keepdims=True) / size) ** 0.75
+    np.testing.assert_allclose(operators.local_response_norm(x, size, 5e5).output, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "shape", "p"), [*product(DTYPES, [(7,), *SHAPES], [0.0, 0.5, 1.0, 2.0, 3.0, math.inf])])
+def test_normalize(dtype: Any, shape: tuple[int, ...], p: float) -> None:
+    x = draw(shape, dtype)
+    for dim in range(-len(shape), len(shape)):
+        if x.size == 0 and shape[dim] == 0 and math.isinf(p):
+            continue  # which both refuse: there is no greatest of nothing
+        got = operators.normalize(x, p, dim, 0.5)
+        same(got.output, F.normalize(to_torch(x), p, dim, 0.5), dtype)
+
+
+def test_a_zero_norm_divides_by_eps() -> None:
+    assert (
+        operators.normalize(np.zeros((2, 3)), eps=0.0).output.tolist() != operators.normalize(np.zeros((2, 3))).output.tolist()
+    )
+    assert operators.normalize(np.full((1, 2), 1e-13)).output.tolist() == [[0.1, 0.1]]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_input_takes_float32_parameters(dtype: Any) -> None:
     x, mean, var = draw((4, 6), dtype), draw((6,), np.float32), draw((6,), np.float32, positive=True)
@@ -161,6 +193,10 @@ C2 = np.ones(2, np.float32)
         (lambda: operators.layer_norm(X, (2,)), "Given normalized_shape"),
         (lambda: operators.layer_norm(X, ()), "normalized_shape"),
         (lambda: operators.rms_norm(X, (3,), C2), "weight"),
+        (lambda: operators.local_response_norm(X, 2), "Expected 3D or higher"),
+        (lambda: operators.local_response_norm(X[None], 0), "size must be > 0, got 0"),
+        (lambda: operators.normalize(X, dim=2), "Dimension out of range"),
+        (lambda: operators.normalize(X.astype(int)), "input is one of"),
     ],
 )
 def test_what_torch_refuses_is_an_invalid_request(call: Any, text: str) -> None:

@@ -1,0 +1,34 @@
+"""PyTorch's normalization operators on numpy arrays: its kernels, its semantics, its words when it refuses.
+
+This package is the only place of the service that knows torch. FP16 and BF16 compute in float32 and are rounded once. What
+PyTorch does in place, updating running statistics, is done on copies, and the copies are returned.
+
+Everywhere: `input` is FP16, BF16, FP32 or FP64; parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and
+`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for two: see `fast`.
+"""
+
+import numpy as np
+
+from normserve_server.operators.arrays import Normalized
+from normserve_server.operators.batch import batch_norm, instance_norm
+from normserve_server.operators.length import local_response_norm, normalize
+from normserve_server.operators.sample import group_norm, layer_norm, rms_norm
+
+__all__ = [
+    "Normalized",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "local_response_norm",
+    "normalize",
+    "rms_norm",
+    "warm_up",
+]
+
+
+def warm_up() -> None:
+    """Pays the first call's costs of every operator."""
+    x = np.ones((2, 2, 2), np.float32)
+    for outcome in (batch_norm(x, None, None, training=True), instance_norm(x), layer_norm(x, (2,)), group_norm(x, 1)):
+        normalize(local_response_norm(rms_norm(outcome.output, (2,)).output, 2).output)

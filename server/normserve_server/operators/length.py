@@ -1,0 +1,64 @@
+"""Operators that divide by a length: of neighbouring channels, or along one axis."""
+
+import torch
+import torch.nn.functional as F
+from normserve_proto.tensors import Array
+
+from normserve_server.errors import InvalidRequestError
+from normserve_server.operators.arrays import Normalized, apply, check
+
+
+def local_response_norm(
+    input: Array,  # noqa: A002 - torch's name
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Normalized:
+    """torch.nn.functional.local_response_norm: by the mean square of neighbouring channels (Krizhevsky et al. 2012).
+
+    Divides by (k + alpha * mean)^beta. The mean is over a window that reaches size // 2 channels before its own and
+    (size - 1) // 2 behind; channels beyond the ends count as zeros.
+
+    Args:
+        input: [N, C, ...], three axes or more.
+        size: channels in a window, > 0.
+        alpha: factor of the mean square.
+        beta: exponent.
+        k: added to the scaled mean square.
+
+    Raises:
+        InvalidRequestError: dtype, rank or size do not fit.
+    """
+    check(input)
+    if size <= 0:
+        raise InvalidRequestError(f"size must be > 0, got {size}")
+
+    def compute(x: torch.Tensor, _weight: object, _bias: object) -> torch.Tensor:
+        # A window that has all channels in it grows only by zeros, which torch would make room for.
+        most = max(2 * x.size(1), 1) if x.dim() > 1 else size
+        window = min(size, most)
+        return F.local_response_norm(x, window, alpha * (window / size), beta, k)
+
+    return apply(compute, input)
+
+
+def normalize(
+    input: Array,  # noqa: A002
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+) -> Normalized:
+    """torch.nn.functional.normalize: divides by the Lp norm over one axis, or by `eps` where that is greater.
+
+    Args:
+        input: any rank that has the axis.
+        p: exponent of the norm; infinity and 0 as PyTorch takes them.
+        dim: the axis, from -rank to rank - 1.
+        eps: least divisor.
+
+    Raises:
+        InvalidRequestError: the dtype does not fit, or there is no such axis.
+    """
+    check(input)
+    return apply(lambda x, _weight, _bias: F.normalize(x, p, dim, eps), input)

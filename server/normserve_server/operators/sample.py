@@ -1,0 +1,78 @@
+"""Operators that normalize each sample by itself."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from normserve_proto.tensors import Array
+
+from normserve_server.errors import InvalidRequestError
+from normserve_server.operators.arrays import Normalized, apply, check
+
+
+def layer_norm(
+    input: Array,  # noqa: A002
+    normalized_shape: Sequence[int],
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+) -> Normalized:
+    """torch.nn.functional.layer_norm: over the trailing axes, with the biased variance (Ba et al. 2016).
+
+    Args:
+        input: its trailing extents are `normalized_shape`.
+        normalized_shape: at least one extent.
+        weight: shape `normalized_shape`; None for 1.
+        bias: shape `normalized_shape`; None for 0.
+        eps: added to the variance.
+
+    Raises:
+        InvalidRequestError: shapes or dtypes do not fit.
+    """
+    check(input, weight=weight, bias=bias)
+    return apply(lambda x, w, b: F.layer_norm(x, list(normalized_shape), w, b, eps), input, weight, bias)
+
+
+def group_norm(
+    input: Array,  # noqa: A002
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+) -> Normalized:
+    """torch.nn.functional.group_norm: every group of channels of every sample, with the biased variance (Wu and He 2018).
+
+    Args:
+        input: [N, C, ...].
+        num_groups: > 0, divides C.
+        weight: shape [C]; None for 1.
+        bias: shape [C]; None for 0.
+        eps: added to the variance.
+
+    Raises:
+        InvalidRequestError: shapes, dtypes or the number of groups do not fit.
+    """
+    check(input, weight=weight, bias=bias)
+    if num_groups <= 0:
+        raise InvalidRequestError(f"num_groups must be > 0, got {num_groups}")
+    return apply(lambda x, w, b: F.group_norm(x, num_groups, w, b, eps), input, weight, bias)
+
+
+def rms_norm(
+    input: Array,  # noqa: A002
+    normalized_shape: Sequence[int],
+    weight: Array | None = None,
+    eps: float | None = None,
+) -> Normalized:
+    """torch.nn.functional.rms_norm: divides by the root mean square over the trailing axes (Zhang and Sennrich 2019).
+
+    Args:
+        input: its trailing extents are `normalized_shape`.
+        normalized_shape: at least one extent.
+        weight: shape `normalized_shape`; None for 1.
+        eps: added to the mean square; None for the machine epsilon of the computing type, that is float32's for FP16 and BF16.
+
+    Raises:
+        InvalidRequestError: shapes or dtypes do not fit.
+    """
+    check(input, weight=weight)
+    return apply(lambda x, w, _: F.rms_norm(x, list(normalized_shape), w, eps), input, weight)
