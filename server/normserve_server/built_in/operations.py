@@ -1,6 +1,6 @@
 """What the built-in models are: each operator's tensors, arguments and how it is called."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,9 @@ from normserve_server.operators import Normalized
 PREFIX = "normserve."
 INPUT, OUTPUT = "input", "output"
 COUNT = "num_batches_tracked"
-STATISTICS = ("running_mean", "running_var")
+AFFINE = ("weight", "bias")
 
-_AFFINE = ("weight", "bias")
+_STATISTICS = ("running_mean", "running_var")
 _EPS = Argument(NUMBER, "1e-5")
 _MOMENTUM = Argument(NUMBER, "0.1")
 
@@ -48,20 +48,16 @@ class Operation:
         """The model's name."""
         return PREFIX + self.operator
 
-    def updated(self, tensors: Collection[str], arguments: Mapping[str, Array]) -> tuple[str, ...]:
-        """Names the statistics that come back updated.
+    def updates(self, arguments: Mapping[str, Array]) -> bool:
+        """Whether a call with these arguments updates the statistics that it brings."""
+        return bool(self.training) and bool(arguments.get(self.training, self.trains))
 
-        Args:
-            tensors: the names of those that were given.
-            arguments: those that were given.
-        """
-        if not self.training or not bool(arguments.get(self.training, self.trains)):
-            return ()
-        statistics = STATISTICS if set(STATISTICS) <= set(tensors) else ()
-        return (*statistics, *((COUNT,) if COUNT in tensors else ()))
+    def statistics(self, tensors: Container[str]) -> tuple[str, ...]:
+        """Names the statistics, of all that the operator takes, that are among these tensors."""
+        return tuple(name for name in self.optional if name not in AFFINE and name in tensors)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Computes the outputs: the input normalized, then what is `updated`.
+        """Computes the outputs: the input normalized, then each of its `statistics`, updated where that is so.
 
         Args:
             inputs: tensors and arguments by name.
@@ -73,28 +69,33 @@ class Operation:
         tensors = {name: inputs.get(name) for name in self.optional}
         values = {name: array.tolist() for name, array in arguments.items()}
         normalized = self.compute(input=inputs[INPUT], **tensors, **values)
-        statistics = (normalized.running_mean, normalized.running_var)
-        updated = [array for array in statistics if array is not None]
-        if COUNT in self.updated(inputs, arguments):
-            updated.append(np.asarray(inputs[COUNT] + 1))
-        return [normalized.output, *updated]
+        updated = {"running_mean": normalized.running_mean, "running_var": normalized.running_var}
+        if COUNT in inputs and self.updates(arguments):
+            updated[COUNT] = np.asarray(inputs[COUNT] + 1)
+        return [normalized.output, *(_own(updated.get(name), inputs[name]) for name in self.statistics(inputs))]
+
+
+def _own(updated: Array | None, given: Array) -> Array:
+    """Nothing of an answer is in a request's memory, which may be the next one's before the answer is written."""
+    return np.array(given) if updated is None else updated
 
 
 def _batch_norm(
-    *, num_batches_tracked: Array | None, cumulative: bool = False, momentum: float | None = None, **others: Any
+    *, num_batches_tracked: Array | None, training: bool = False, cumulative: bool = False, **others: Any
 ) -> Normalized:
-    count = None if num_batches_tracked is None else _count(num_batches_tracked)
+    """With the count of torch.nn.BatchNorm, by which it also averages where its momentum is None."""
+    count = 0
+    if num_batches_tracked is not None and (training or cumulative):
+        count = _count(num_batches_tracked)
     if cumulative:
-        if momentum is not None or count is None:
-            raise InvalidRequestError(f"cumulative averaging takes input '{COUNT}' and no parameter 'momentum'")
-        momentum = 1.0 / (count + 1)
-    if momentum is not None:
-        others["momentum"] = momentum
-    return operators.batch_norm(**others)
+        if "momentum" in others or num_batches_tracked is None:
+            raise InvalidRequestError(f"parameter 'cumulative' takes input '{COUNT}' and no parameter 'momentum'")
+        others["momentum"] = 1.0 / (count + 1)
+    return operators.batch_norm(**others, training=training)
 
 
 def _count(array: Array) -> int:
-    if array.dtype != np.int64 or array.size != 1 or not 0 <= array.item() < 2**63 - 1:
+    if array.size != 1 or not 0 <= array.item() < 2**63 - 1:
         raise InvalidRequestError(f"input '{COUNT}' is one INT64 >= 0 that can be counted up, got {array.tolist()}")
     return int(array.item())
 
@@ -105,7 +106,7 @@ OPERATIONS = (
     Operation(
         "batch_norm",
         _batch_norm,
-        (*_AFFINE, *STATISTICS, COUNT),
+        (*AFFINE, *_STATISTICS, COUNT),
         {
             "training": Argument(BOOLEAN, "false"),
             "momentum": _MOMENTUM,
@@ -118,7 +119,7 @@ OPERATIONS = (
     Operation(
         "instance_norm",
         operators.instance_norm,
-        (*_AFFINE, *STATISTICS),
+        (*AFFINE, *_STATISTICS),
         {"use_input_stats": Argument(BOOLEAN, "true"), "momentum": _MOMENTUM, "eps": _EPS},
         training="use_input_stats",
         trains=True,
@@ -126,14 +127,14 @@ OPERATIONS = (
     Operation(
         "layer_norm",
         operators.layer_norm,
-        _AFFINE,
+        AFFINE,
         {"normalized_shape": Argument(EXTENTS), "eps": _EPS},
         sample={"normalized_shape": [2]},
     ),
     Operation(
         "group_norm",
         operators.group_norm,
-        _AFFINE,
+        AFFINE,
         {"num_groups": Argument(INTEGER), "eps": _EPS},
         sample={"num_groups": 1},
     ),
@@ -143,5 +144,23 @@ OPERATIONS = (
         ("weight",),
         {"normalized_shape": Argument(EXTENTS), "eps": Argument(NUMBER, "the machine epsilon of the computing type")},
         sample={"normalized_shape": [2]},
+    ),
+    Operation(
+        "local_response_norm",
+        operators.local_response_norm,
+        (),
+        {
+            "size": Argument(INTEGER),
+            "alpha": Argument(NUMBER, "1e-4"),
+            "beta": Argument(NUMBER, "0.75"),
+            "k": Argument(NUMBER, "1"),
+        },
+        sample={"size": 2},
+    ),
+    Operation(
+        "normalize",
+        operators.normalize,
+        (),
+        {"p": Argument(NUMBER, "2"), "dim": Argument(INTEGER, "1"), "eps": Argument(NUMBER, "1e-12")},
     ),
 )

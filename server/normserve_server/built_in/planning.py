@@ -38,7 +38,7 @@ class OperatorPlan(Plan):
 
 def signature(operation: Operation) -> Signature:
     """What an operator takes and gives, as ModelMetadata tells it: FP32 stands for all of `DATATYPES`, and `SHAPE` for all."""
-    outputs = (OUTPUT, *(name for name in operation.optional if name not in {"weight", "bias"}))
+    outputs = (OUTPUT, *operation.statistics(operation.optional))
     return Signature(_specs((INPUT, *operation.optional)), _specs(outputs), 0)
 
 
@@ -72,10 +72,11 @@ def _narrowed(operation: Operation, whole: Signature, message: pb.ModelInferRequ
         _check_datatype(tensor)
     specs = {tensor.name: TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in message.inputs}
     normalized = specs.get(INPUT, whole.inputs[0])  # where it is missing, that is found out next
-    updated = [specs[name] for name in operation.updated(specs, given)]
+    # Those that stay as they are come only where they are asked for.
+    statistics = operation.statistics(specs) if operation.updates(given) or message.outputs else ()
     return Signature(
         (normalized, *(specs[name] for name in operation.optional if name in specs)),
-        (replace(normalized, name=OUTPUT), *updated),
+        (replace(normalized, name=OUTPUT), *(specs[name] for name in statistics)),
         0,
     )
 
