@@ -73,7 +73,6 @@ class Version:
     loaded: Loaded | None = None
     temporary: bool = False
     built_in: bool = False
-    _signature: Signature | None = None
 
     @property
     def ready(self) -> bool:
@@ -87,8 +86,8 @@ class Version:
 
     @property
     def signature(self) -> Signature:
-        """What it takes and gives; only once it is loaded. Answers that are being written may still want it afterwards."""
-        return self._loaded().servable.signature if self._signature is None else self._signature
+        """What it takes and gives; only once it is loaded."""
+        return self._loaded().servable.signature
 
     @property
     def batcher(self) -> Batcher:
@@ -150,7 +149,7 @@ class Version:
 
     def release(self) -> Loaded:
         """Gives up what serves it, so that its memory can come back although somebody still knows this version."""
-        loaded, self._signature, self.loaded = self._loaded(), self.signature, None
+        loaded, self.loaded = self._loaded(), None
         return loaded
 
     def _loaded(self) -> Loaded:
