@@ -55,7 +55,9 @@ def test_what_an_argument_may_be(name: str, value: Any, read: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@pytest.mark.parametrize("value", ["", "x", None, "[2", "[[2]]", "[2.5]", "[true]", "2,,3", '["2"', "99999999999999999999", "{}"])
+@pytest.mark.parametrize(
+    "value", ["", "x", None, "[2", "[[2]]", "[2.5]", "[true]", "2,,3", '["2"', "99999999999999999999", "{}"]
+)
 def test_what_none_may_be(name: str, value: Any) -> None:
     if (name, value) == ("eps", "99999999999999999999"):
         return
