@@ -66,6 +66,6 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 if __name__ == "__main__":
     if hasattr(os, "nice"):
-        os.nice(10)  # the server that waits for this has callers
+        os.nice(19)  # the server that waits for this has callers
     signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())

@@ -87,10 +87,9 @@ class Batcher:
             UnavailableError: the version is unloading.
             ServiceError: the model failed on it.
         """
-        if self._closed:
-            raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
-        if self._idle and not self._queues and self._runs_alone(work) and self._idle[-1].quick(work):
-            return self._run_here(self._idle[-1], work, call)
+        outputs = self.run_now(work, call)
+        if outputs is not None:
+            return outputs
         pending = self._enqueue(work, call)
         self._feed()
         try:
@@ -105,6 +104,28 @@ class Batcher:
                 call.lap_at("queue", pending.began)
                 call.lap("compute")
                 call.samples, call.laps = work.size, pending.laps
+
+    def run_now(self, work: Work, call: Call) -> Sequence[Array] | None:
+        """Runs a request here on the loop, where that spares it a thread's way there and back, and holds nobody up.
+
+        Returns:
+            As `submit`; None where it has to be submitted.
+
+        Raises:
+            UnavailableError: the version is unloading.
+            ServiceError: the model failed on it.
+        """
+        if self._closed:
+            raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
+        if not self._idle or self._queues or not self._runs_alone(work) or not self._idle[-1].quick(work):
+            return None
+        call.lap("queue")
+        call.samples, call.ran_alone = work.size, True
+        try:
+            outputs, call.laps = self._idle[-1].run_alone(work)
+        finally:
+            call.lap("compute")
+        return outputs
 
     async def probe(self, timeout_seconds: float) -> None:
         """Finds out whether every instance works; see `Instance.probe`.
@@ -127,18 +148,6 @@ class Batcher:
     def _runs_alone(self, work: Work) -> bool:
         """Whether it would wait neither for company nor, where answers keep their order, for others' answers."""
         return not self._started and (not self._rules.max_delay_seconds or work.size == self._rules.max_batch_size)
-
-    def _run_here(self, instance: Instance, work: Work, call: Call) -> Sequence[Array]:
-        """On the loop, without a hop to a thread and back."""
-        call.lap("queue")
-        run = instance.run([work])[0]
-        self._note(run)
-        call.samples, call.laps = work.size, run.laps
-        call.lap("compute")
-        outcome = run.outcomes[0]
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
 
     def _enqueue(self, work: Work, call: Call) -> Pending:
         priority = self._priority(work)

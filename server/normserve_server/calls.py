@@ -1,50 +1,63 @@
 """One call on its way through the server: its deadline, its labels, and how long each phase took."""
 
+import itertools
 import time
-from dataclasses import dataclass, field
 
 from normserve_server.statistics import Laps, Statistics
 
 now = time.perf_counter  # the one clock of the service: monotonic, seconds
 
 
-@dataclass(slots=True)
 class Call:
     """What a handler knows of its call besides the message.
 
-    Attributes:
+    A plain class, whose defaults are the class's: a dataclass sets each of them for every call.
+
+    Args:
         method: the RPC's name.
         deadline: when the caller stops waiting, by `now`; None for never.
+
+    Attributes:
         model: the metric label, set once the model is known to exist; and `version` likewise.
         request_id: what the caller named the request, once that is read.
         statistics: the version's, once it is known that the call wants an inference of it.
         admitted_bytes: of its message, and of its answer once there is one.
-        phases: seconds in each phase that the call has left.
         started: when its message came, by `now`.
+        left: the phases that the call has left; one may come again.
+        moments: when the message came, and then when each of them ended, by `now`.
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
+        ran_alone: whether that run was for it only, and is not noted anywhere else.
     """
 
-    method: str
-    deadline: float | None = None
-    model: str = ""
-    version: str = ""
-    request_id: str = ""
+    model = ""
+    version = ""
+    request_id = ""
     statistics: Statistics | None = None
-    admitted_bytes: int = 0
-    phases: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=now)
-    samples: int = 0
+    admitted_bytes = 0
+    samples = 0
     laps: Laps | None = None
-    mark: float = field(init=False)
+    ran_alone = False
 
-    def __post_init__(self) -> None:
-        self.mark = self.started
+    def __init__(self, method: str, deadline: float | None = None) -> None:
+        self.method = method
+        self.deadline = deadline
+        self.started = now()
+        self.left: list[str] = []
+        self.moments = [self.started]
 
     def lap(self, phase: str) -> None:
         """Ends a phase now: it began where the one before ended."""
-        self.lap_at(phase, now())
+        self.left.append(phase)
+        self.moments.append(now())
 
     def lap_at(self, phase: str, moment: float) -> None:
         """Ends a phase at `moment`, seconds by `now`."""
-        self.phases[phase] = self.phases.get(phase, 0.0) + moment - self.mark
-        self.mark = moment
+        self.left.append(phase)
+        self.moments.append(moment)
+
+    def phases(self) -> dict[str, float]:
+        """Gives the seconds in each phase that the call has left."""
+        seconds: dict[str, float] = {}
+        for phase, (began, ended) in zip(self.left, itertools.pairwise(self.moments), strict=True):
+            seconds[phase] = seconds.get(phase, 0.0) + ended - began
+        return seconds

@@ -72,7 +72,10 @@ class InferenceServicer:
         """Runs a model on one request's tensors."""
         planned, work = self._plans.find(request, call)
         call.lap("decode")
-        outputs = await planned.version.batcher.submit(work, call)
+        batcher = planned.version.batcher
+        outputs = batcher.run_now(work, call)
+        if outputs is None:
+            outputs = await batcher.submit(work, call)
         return planned.answer(work, outputs)
 
 

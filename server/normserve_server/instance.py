@@ -79,7 +79,9 @@ class Instance:
         self._worked = False
 
     def quick(self, work: Work) -> bool:
-        """Whether this work, alone, is known to take so little time that the loop may be held for it."""
+        """Whether this work, alone and as it is, is known to take so little time that the loop may be held for it."""
+        if self._buckets and self._padded(work.size) != work.size:
+            return False
         expected = self._run_seconds if work.size == 1 else math.inf
         quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
         return quick and (not self._barred_until or now() > self._barred_until)
@@ -108,6 +110,15 @@ class Instance:
             if len(batch) == 1:
                 return [_failed(batch, error)]
             return [run for work in batch for run in self.run([work])]
+
+    def run_alone(self, work: Work) -> tuple[Sequence[Array], Laps]:
+        """Runs one request here and now, as it is.
+
+        Raises:
+            Exception: whatever the servable raises.
+        """
+        began = now()
+        return self._timed(began, self._alone(work), work, work.size)
 
     async def probe(self, timeout_seconds: float) -> None:
         """Finds out whether the instance works: by what it has answered since the last time, else by running one sample.
@@ -147,15 +158,23 @@ class Instance:
         padded = self._padded(size) if self._buckets else size
         whole = len(batch) == 1 and padded == size
         inputs = self._alone(batch[0]) if whole else self._joined(batch, padded)
+        outputs, laps = self._timed(began, inputs, batch[0], size)
+        if whole:
+            return Run(size, laps, [outputs])
+        split = now()
+        outcomes = _split(outputs, [work.size for work in batch], padded)
+        return Run(size, laps._replace(output=now() - split), outcomes)
+
+    def _timed(self, began: float, inputs: Mapping[str, Array], work: Work, size: int) -> tuple[Sequence[Array], Laps]:
+        """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""
         started = now()
         try:
             outputs = self._servable.run(inputs)
         finally:
             ended = now()
-            self._remember((batch[0].shape_key, size), ended - started)
+            self._remember((work.shape_key, size), ended - started)
         self._worked = True
-        outcomes = [outputs] if whole else _split(outputs, [work.size for work in batch], padded)
-        return Run(size, Laps(started - began, ended - started, now() - ended), outcomes)
+        return outputs, Laps(started - began, ended - started, 0.0)
 
     def _padded(self, size: int) -> int:
         """The size that a batch runs with: the next bucket's; its own where there is none."""
@@ -164,9 +183,13 @@ class Instance:
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
         """The inputs as they are, unless they are shared memory; or begin, in a message, where no element may for a kernel."""
-        if not work.shared and all(array.flags.aligned for array in work.inputs.values()):
-            return work.inputs
-        return {name: self._copied(name, array) for name, array in work.inputs.items()}
+        if work.shared:
+            return {name: self._copied(name, array) for name, array in work.inputs.items()}
+        inputs = work.inputs
+        for name, array in inputs.items():
+            if not array.flags.aligned:
+                inputs = {**inputs, name: self._copied(name, array)}
+        return inputs
 
     def _copied(self, name: str, array: Array) -> Array:
         if array.dtype == np.object_:

@@ -6,6 +6,7 @@ nobody can grow the number of series from outside.
 With several worker processes each writes its own files, which the supervisor adds up; a gauge says in `multiprocess_mode` how.
 """
 
+import functools
 import importlib.metadata
 import platform
 import warnings
@@ -48,13 +49,19 @@ class RequestSeries:
         self.bytes_in = metrics.request_bytes.labels(*labels)
         self.bytes_out = metrics.response_bytes.labels(*labels)
         self.phases = {phase: metrics.phase_seconds.labels(*labels, phase) for phase in PHASES}
+        self._batch_size = metrics.batch_size
 
-    def count(self, code: str) -> None:
-        """Counts one answered request under its status code."""
+    @functools.cached_property
+    def batch_size(self) -> Histogram:
+        """The samples that ran together for the version; only asked for where something ran, or calls of no model had one."""
+        return self._batch_size.labels(*self._labels[:2])
+
+    def count(self, code: str, requests: int = 1) -> None:
+        """Counts answered requests under their status code."""
         counter = self._codes.get(code)
         if counter is None:
             counter = self._codes[code] = self._requests.labels(*self._labels, code)
-        counter.inc()
+        counter.inc(requests)
 
 
 class Metrics:

@@ -6,16 +6,17 @@ for a small request, and per call they would be written with cold caches. Whoeve
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Histogram
 
 from normserve_server.calls import Call
 from normserve_server.metrics import Metrics
-from normserve_server.statistics import Statistics
+from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 
 FLUSH_SECONDS = 0.02
@@ -60,47 +61,73 @@ class Recorder:
     def flush(self) -> None:
         """Records what was noted."""
         noted, self._noted = self._noted, []
-        alike: defaultdict[tuple[str, str, str], list[Answered]] = defaultdict(list)
+        alike: defaultdict[tuple[object, ...], list[Answered]] = defaultdict(list)
         for one in noted:
-            alike[one.call.model, one.call.version, one.call.method].append(one)
-            if one.call.statistics is not None:
-                _add_up(one.call.statistics, one)
+            call = one.call
+            # A version that was loaded again has the labels of the one before, and other statistics.
+            key = (call.model, call.version, call.method, id(call.statistics), one.code, tuple(call.left))
+            alike[key].append(one)
             if self._traces.on:
-                self._traces.note(one.call, one.code.name, one.seconds)
-        for labels, calls in alike.items() if self._metrics.recording else ():
-            self._record(labels, calls)
+                self._traces.note(call, one.code.name, one.seconds)
+        for calls in alike.values():
+            self._record(calls)
 
-    def _record(self, labels: tuple[str, str, str], calls: list[Answered]) -> None:
-        series = self._metrics.series(*labels)
-        for one in calls:
-            series.count(one.code.name)
-        series.bytes_in.inc(sum(one.bytes_in for one in calls))
-        series.bytes_out.inc(sum(one.bytes_out for one in calls))
-        observe_all(series.duration, (one.seconds for one in calls))
-        for phase, histogram in series.phases.items():
-            observe_all(histogram, (one.call.phases[phase] for one in calls if phase in one.call.phases))
+    def _record(self, calls: Sequence[Answered]) -> None:
+        """Records calls to one version by one method, that ended with one code after the same phases."""
+        first, seconds = calls[0].call, np.array([one.seconds for one in calls])
+        phases = _durations([one.call for one in calls])
+        if first.statistics is not None:
+            _add_up(first.statistics, calls, float(seconds.sum()), phases)
+        if not self._metrics.recording:
+            return
+        series = self._metrics.series(first.model, first.version, first.method)
+        series.count(calls[0].code.name, len(calls))
+        series.bytes_in.inc(sum([one.bytes_in for one in calls]))
+        series.bytes_out.inc(sum([one.bytes_out for one in calls]))
+        observe_all(series.duration, seconds)
+        for phase, times in phases.items():
+            observe_all(series.phases[phase], times)
+        alone = [one.call.samples for one in calls if one.call.ran_alone]
+        if alone:
+            observe_all(series.batch_size, np.array(alone))
 
 
-def observe_all(histogram: Histogram, amounts: Iterable[float]) -> None:
+def observe_all(histogram: Histogram, amounts: NDArray[Any]) -> None:
     """The same as `histogram.observe` of each amount, without walking all buckets for each.
 
     Args:
         histogram: without labels of its own.
-        amounts: any number of them.
+        amounts: shape [n], of any dtype of numbers.
     """
-    values = np.fromiter(amounts, np.float64)
-    if not values.size:
-        return
     # prometheus_client has no way to observe many; a test holds this against observing one by one.
-    found = np.searchsorted(histogram._upper_bounds, values)
+    found = np.searchsorted(histogram._upper_bounds, amounts)
     for position, count in enumerate(np.bincount(found).tolist()):
         if count:
             histogram._buckets[position].inc(count)
-    histogram._sum.inc(float(values.sum()))
+    histogram._sum.inc(float(amounts.sum()))
 
 
-def _add_up(statistics: Statistics, one: Answered) -> None:
-    if one.code is not grpc.StatusCode.OK:
-        statistics.failed(one.seconds)
-    elif one.call.laps is not None:
-        statistics.answered(one.call.samples, one.call.phases.get("queue", 0.0), one.call.laps, one.seconds)
+def _durations(calls: Sequence[Call]) -> dict[str, NDArray[np.float64]]:
+    """Gives the seconds in each phase, shape [n], of calls that left the same phases."""
+    phases: dict[str, NDArray[np.float64]] = {}
+    seconds = np.diff(np.array([call.moments for call in calls]), axis=1)
+    for position, phase in enumerate(calls[0].left):
+        phases[phase] = phases.get(phase, 0.0) + seconds[:, position]
+    return phases
+
+
+def _add_up(
+    statistics: Statistics, calls: Sequence[Answered], seconds: float, phases: Mapping[str, NDArray[np.float64]]
+) -> None:
+    if calls[0].code is not grpc.StatusCode.OK:
+        statistics.failed(seconds, len(calls))
+    elif calls[0].call.laps is not None:
+        samples, queue = sum([one.call.samples for one in calls]), float(np.sum(phases.get("queue", 0.0)))
+        laps = Laps.together([one.call.laps for one in calls if one.call.laps is not None])
+        statistics.answered(samples, queue, laps, seconds, len(calls))
+    sizes: defaultdict[int, list[Laps]] = defaultdict(list)
+    for one in calls:
+        if one.call.ran_alone and one.call.laps is not None:
+            sizes[one.call.samples].append(one.call.laps)
+    for size, runs in sizes.items():
+        statistics.executed(size, Laps.together(runs), len(runs))

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence  # noqa: TC003 - of a method of a NamedTuple
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +20,11 @@ class Laps(NamedTuple):
     infer: float
     output: float
 
+    @classmethod
+    def together(cls, several: "Sequence[Laps]") -> "Laps":
+        """Adds up runs, part by part."""
+        return cls(*map(sum, zip(*several, strict=True)))
+
 
 @dataclass(slots=True)
 class Total:
@@ -27,9 +33,9 @@ class Total:
     count: int = 0
     seconds: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Adds one more time."""
-        self.count += 1
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Adds `count` more times, which took `seconds` together."""
+        self.count += count
         self.seconds += seconds
 
 
@@ -41,11 +47,11 @@ class RunTotals:
     infer: Total = field(default_factory=Total)
     output: Total = field(default_factory=Total)
 
-    def add(self, laps: Laps) -> None:
-        """Adds one more run."""
-        self.input.add(laps.input)
-        self.infer.add(laps.infer)
-        self.output.add(laps.output)
+    def add(self, laps: Laps, count: int = 1) -> None:
+        """Adds `count` more runs, whose parts took `laps` together."""
+        self.input.add(laps.input, count)
+        self.infer.add(laps.infer, count)
+        self.output.add(laps.output, count)
 
 
 @dataclass(slots=True)
@@ -72,19 +78,19 @@ class Statistics:
     executions: int = 0
     last_inference_ms: int = 0
 
-    def executed(self, samples: int, laps: Laps) -> None:
-        """Notes a run of `samples` samples."""
-        self.executions += 1
-        self.batches[samples].add(laps)
+    def executed(self, samples: int, laps: Laps, runs: int = 1) -> None:
+        """Notes runs of `samples` samples each, whose parts took `laps` together."""
+        self.executions += runs
+        self.batches[samples].add(laps, runs)
 
-    def answered(self, samples: int, queue_seconds: float, laps: Laps, total_seconds: float) -> None:
-        """Notes an answered request."""
-        self.success.add(total_seconds)
-        self.queue.add(queue_seconds)
-        self.compute.add(laps)
+    def answered(self, samples: int, queue_seconds: float, laps: Laps, total_seconds: float, requests: int = 1) -> None:
+        """Notes answered requests; samples and times are those of all of them."""
+        self.success.add(total_seconds, requests)
+        self.queue.add(queue_seconds, requests)
+        self.compute.add(laps, requests)
         self.samples += samples
         self.last_inference_ms = time.time_ns() // 1_000_000  # a date for people: nothing is measured with it
 
-    def failed(self, total_seconds: float) -> None:
-        """Notes a request that was not answered."""
-        self.fail.add(total_seconds)
+    def failed(self, total_seconds: float, requests: int = 1) -> None:
+        """Notes requests that were not answered."""
+        self.fail.add(total_seconds, requests)

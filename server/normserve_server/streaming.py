@@ -7,7 +7,7 @@ a caller who does not read its answers is not read from either, and gRPC's flow 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import grpc
 
 from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
+from normserve_server.outcomes import Outcomes
 from normserve_server.refusals import Refusal
 
 MOST_MESSAGES = 128  # read and not yet answered: two batches of 64
@@ -23,7 +24,6 @@ ERRORS_END = "triton_grpc_error"  # request metadata, "true": the first error is
 DRAINING = "the server is draining"
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
-Recorded: TypeAlias = Callable[[Call, int, Coroutine[Any, Any, bytes]], Awaitable[bytes | Refusal]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class Stream:
         context: gRPC's side of it.
         method: what it calls.
         admission: what decides whether a message is taken on.
-        recorded: awaits one message's answer and records it; gives an error as a refusal.
+        outcomes: where each message's end is noted.
     """
 
-    def __init__(self, context: Any, method: StreamMethod, admission: Admission, recorded: Recorded) -> None:
+    def __init__(self, context: Any, method: StreamMethod, admission: Admission, outcomes: Outcomes) -> None:
         self._context = context
         self._method = method
         self._admission = admission
-        self._recorded = recorded
+        self._outcomes = outcomes
         self._errors_end = (ERRORS_END, "true") in (context.invocation_metadata() or ())
         remaining: float | None = context.time_remaining()
         self._deadline = None if remaining is None else now() + remaining
@@ -120,11 +120,15 @@ class Stream:
         self._came.release()
 
     async def _replied(self, data: bytes, message: _Message) -> bytes | Refusal:
-        reply = await self._recorded(message.call, len(data), self._served(data, message))
-        if isinstance(reply, Refusal):
+        try:
+            reply = await self._served(data, message)
+        except BaseException as error:  # noqa: BLE001 - every exception becomes a message or the stream's status
+            refused = self._outcomes.failed(error, message.call, len(data))
             if self._errors_end:
-                return reply
-            reply = self._method.codec.refuse(data, reply.text)
+                return refused
+            reply = self._method.codec.refuse(data, refused.text)
+        else:
+            self._outcomes.succeeded(message.call, len(data), len(reply))
         message.held_bytes += len(reply)
         self._held_bytes += len(reply)
         return reply
@@ -132,11 +136,10 @@ class Stream:
     async def _served(self, data: bytes, message: _Message) -> bytes:
         self._admission.enter(len(data))
         message.admitted_bytes = len(data)
-        codec, call = self._method.codec, message.call
-        response = codec.serialize(await self._method.handler(codec.parse(data), call))
+        codec = self._method.codec
+        response = codec.serialize(await self._method.handler(codec.parse(data), message.call))
         message.admitted_bytes += len(response)
         self._admission.hold(len(response))
-        call.lap("encode")
         return response
 
     async def _write(self) -> None:

@@ -89,7 +89,7 @@ class Traces:
         if call.statistics is None:
             return
         if self._samplers.get(call.model, self._samplers[_ALL]).take():
-            phases = {f"{phase}_us": _microseconds(time) for phase, time in call.phases.items()}
+            phases = {f"{phase}_us": _microseconds(time) for phase, time in call.phases().items()}
             names = {"model": call.model, "version": call.version, "method": call.method}
             request_id = call.request_id[:MAX_ID_CHARACTERS]
             _log.info("trace", **names, id=request_id, code=code, **phases, total_us=_microseconds(seconds))

@@ -90,7 +90,7 @@ class Plan:
 
     def work(self, given: Mapping[str, Array]) -> Work:
         """Puts decoded inputs in the signature's order; for a plan without extras."""
-        inputs = {name: given[name] for name in self.names}
+        inputs = given if tuple(given) == self.names else {name: given[name] for name in self.names}
         return Work(inputs, self.size, self.shape_key, self.timeout_seconds, self.priority)
 
 

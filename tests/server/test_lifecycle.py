@@ -193,7 +193,8 @@ async def test_a_model_that_is_gone_is_forgotten_with_its_series(world, monkeypa
     world.put("m/1")
     await load(world)
     for model in "mn":
-        call = Call("ModelInfer", model=model, version="1")
+        call = Call("ModelInfer")
+        call.model, call.version = model, "1"
         world.recorder.note(Answered(call, grpc.StatusCode.OK, 0.1, 1, 1))  # answered, and not yet recorded
     await world.lifecycle.unload("m", forget=True)
     world.recorder.flush()

@@ -30,7 +30,9 @@ def test_off_means_that_nothing_is_recorded() -> None:
 async def test_calls_are_not_recorded_either() -> None:
     registry = CollectorRegistry()
     recorder = Recorder(Metrics(registry, recording=False), Traces())
-    recorder.note(Answered(Call("ModelInfer", model="m"), grpc.StatusCode.OK, 0.1, 5, 5))
+    call = Call("ModelInfer")
+    call.model = "m"
+    recorder.note(Answered(call, grpc.StatusCode.OK, 0.1, 5, 5))
     recorder.flush()
     assert {sample.value for family in registry.collect() for sample in family.samples} <= {0.0}
 

@@ -12,7 +12,12 @@ ALL_ON = {"trace_level": "TIMESTAMPS", "trace_rate": "1"}
 
 
 def finished(model: str, request_id: str = "7") -> Call:
-    return Call("ModelInfer", None, model, "1", request_id, Statistics(), phases={"decode": 2e-5, "compute": 0.0015})
+    call = Call("ModelInfer")
+    call.model, call.version, call.request_id, call.statistics = model, "1", request_id, Statistics()
+    call.moments = [0.0]
+    call.lap_at("decode", 2e-5)
+    call.lap_at("compute", 2e-5 + 0.0015)
+    return call
 
 
 def traced(traces: Traces, model: str, requests: int) -> int:
