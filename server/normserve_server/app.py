@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry
 from normserve_server import devices, memory, operators, preparation
 from normserve_server.admission import Admission
 from normserve_server.background import Background
+from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
 from normserve_server.devices import DeviceError
 from normserve_server.errors import CODES, StateError
@@ -122,6 +123,11 @@ class App:
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
         self._store = Store(Database(settings.state or default_state()), self._metrics, settings.max_queue_size)
+        self._built_in = (
+            BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size)
+            if settings.built_in_models
+            else None
+        )
         self._grpc = self._grpc_server(version)
         self._open = False
 
@@ -139,7 +145,7 @@ class App:
         self._background.spawn(self._health.follow())
         if not late:
             await self._accept(port, addresses)
-        await asyncio.gather(self._control.start(), self._normalizer.call(operators.warm_up))
+        await asyncio.gather(self._control.start(), self._warm_up())
         _settle_memory()
         self._open = True
         (_log.info if self._repository.ready else _log.error)("ready" if self._repository.ready else "not every model serves")
@@ -169,9 +175,7 @@ class App:
         await self._grpc.stop(LAST_CALLS_SECONDS)
         ended = True
         try:
-            await asyncio.wait_for(
-                asyncio.gather(self._control.close(), self._normalizer.close(), self._store.close()), UNLOAD_SECONDS
-            )
+            await asyncio.wait_for(self._unload(), UNLOAD_SECONDS)
         except TimeoutError:
             ended = False
             _log.error("a run that does not end is left behind")
@@ -188,6 +192,15 @@ class App:
             await self._store.open()
         except StateError as error:
             raise StartError(str(error)) from None
+
+    async def _warm_up(self) -> None:
+        await self._normalizer.call(operators.warm_up)
+        if self._built_in is not None:
+            await self._built_in.start()
+
+    async def _unload(self) -> None:
+        await asyncio.gather(self._control.close(), self._store.close())
+        await self._normalizer.close()  # after the models, of which some run on its thread
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
         # One that is alone must say 0, or a second server would silently share its port.

@@ -62,7 +62,7 @@ class InferenceServicer:
         return pb.ModelMetadataResponse(
             name=version.model,
             versions=self._repository.versions_of(version.model),
-            platform="onnxruntime_onnx",
+            platform=version.config.platform,
             inputs=[_tensor_metadata(spec) for spec in version.signature.inputs],
             outputs=[_tensor_metadata(spec) for spec in version.signature.outputs],
             properties=version.properties,

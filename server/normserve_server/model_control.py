@@ -5,7 +5,7 @@ start, and then what RepositoryModelLoad and RepositoryModelUnload name.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from normserve_server.repository import Repository
 from normserve_server.repository_scan import Source, scan, scan_model
 from normserve_server.session import LoadError
 from normserve_server.settings import ALL_MODELS, Settings
+from normserve_server.version import UNAVAILABLE
 
 _log = structlog.get_logger(__name__)
 
@@ -99,10 +100,10 @@ class ModelControl:
         Raises:
             ControlError: callers do not load in this mode.
             NotFoundError: there is no such model or repository.
-            InvalidRequestError: the config is none.
+            InvalidRequestError: the config is none, or the model is built in.
             ModelLoadError: it does not load; what served before goes on.
         """
-        self._check_mode()
+        self._check(request.model)
         await asyncio.shield(self._background.spawn(self._load(request)))
 
     async def unload(self, model: str, repository: str = "") -> None:
@@ -110,12 +111,13 @@ class ModelControl:
 
         Raises:
             ControlError: callers do not unload in this mode.
+            InvalidRequestError: the model is built in.
             NotFoundError: there is no such model or repository.
         """
-        self._check_mode()
+        self._check(model)
         await self.look()
-        folders = {version.folder.parent.parent for version in self._repository.versions() if version.model == model}
-        if not folders or (repository and not folders & set(self.roots(repository))):
+        versions = [version for version in self._repository.versions() if version.model == model]
+        if not versions or (repository and not any(version.within(self.roots(repository)) for version in versions)):
             raise NotFoundError(f"no model '{model}' in {repository or 'the repository'}")
         await asyncio.shield(self._background.spawn(self._lifecycle.unload(model)))
 
@@ -161,15 +163,30 @@ class ModelControl:
         for name in sorted(empty - self._empty):
             _log.warning("no versions in the model's folder", model=name)
         self._empty = empty
-        return {name: source for name, source in found.items() if name not in empty}
+        taken = {name: found[name].folder for name in found if self._repository.built_in(name)}
+        self._note_taken(taken)
+        return {name: source for name, source in found.items() if name not in empty | taken.keys()}
+
+    def _note_taken(self, folders: Mapping[str, Path]) -> None:
+        """Says of built-in models that folders have their names, and that these are not served."""
+        for version in [version for version in self._repository.versions() if version.built_in]:
+            folder = folders.get(version.model)
+            reason = f"{folder} is not served: the name is a built-in model's" if folder else ""
+            if version.state == UNAVAILABLE or reason == version.reason:
+                continue
+            if reason:
+                _log.error("model failed to load", model=version.model, reason=reason)
+            self._repository.change(version, version.state, reason)
 
     def _at_start(self, name: str) -> bool:
         return not self.explicit or not {name, ALL_MODELS}.isdisjoint(self._settings.load_model)
 
-    def _check_mode(self) -> None:
+    def _check(self, model: str) -> None:
         if not self.explicit:
             mode = self._settings.model_control_mode
             raise ControlError(f"model control mode is '{mode}'; load and unload need --model-control-mode explicit")
+        if self._repository.built_in(model):
+            raise InvalidRequestError(f"model '{model}' is built in: it always serves, and is neither loaded nor unloaded")
 
     def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         async def run() -> None:

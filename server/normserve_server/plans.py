@@ -84,7 +84,7 @@ class Planned:
         return head
 
     def _extra_answer(self, asked: Extras, work: Work, outputs: Sequence[Array]) -> InferResponse:
-        signature, labels = self.version.signature, self.version.class_labels
+        signature, labels = self.plan.signature, self.version.class_labels
         names = [signature.outputs[position].name for position in self.plan.outputs]
         own = [labels.get(name, ()) for name in names]
         outputs = delivery.classified(asked, names, outputs, own, batched=signature.max_batch_size > 0)
@@ -98,7 +98,7 @@ class Planned:
         model, number = self.version.labels
         message = pb.ModelInferResponse(model_name=model, model_version=number, id=self.request_id)
         for position, shape in zip(self.plan.outputs, shapes, strict=True):
-            spec = self.version.signature.outputs[position]
+            spec = self.plan.signature.outputs[position]
             message.outputs.add(name=spec.name, datatype=spec.datatype, shape=shape)
         return message
 
@@ -140,7 +140,7 @@ class Plans:
         message = pb.ModelInferRequest.FromString(request.head)
         version = self._repository.serving(message.model_name, message.model_version)
         _label(call, version, message.id)
-        planned = Planned(version, validation.plan(version.signature, message), message.id)
+        planned = Planned(version, version.plan(message), message.id)
         raw = message.raw_input_contents if request.raw is None else request.raw
         if not raw and planned.plan.layouts:
             return planned, self._bind(planned.plan, planned.plan.decode(message))

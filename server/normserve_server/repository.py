@@ -97,6 +97,11 @@ class Repository:
             raise FailedVersionError(f"{text}: {version.reason}")
         raise UnavailableError(f"{text}: {version.reason}" if version.reason else text)
 
+    def built_in(self, model: str) -> bool:
+        """Whether a name is that of a model which is part of the service."""
+        known = self._models.get(model)
+        return known is not None and any(version.built_in for version in known.versions.values())
+
     def entry(self, name: str) -> Model:
         """Gives the model of that name, a new one where there is none."""
         return self._models.setdefault(name, Model(name))

@@ -34,8 +34,7 @@ class RepositoryControlServicer:
             models=[
                 index(name=version.model, version=version.number, state=version.state, reason=version.reason)
                 for version in self._repository.versions()
-                if (version.ready or not request.ready)
-                and (not request.repository_name or version.folder.parent.parent in roots)
+                if (version.ready or not request.ready) and (not request.repository_name or version.within(roots))
             ]
         )
 

@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(0, ge=0, description="threads within one operator; 0 for one per core, or a worker's share")
     default_max_batch_size: int = Field(64, ge=0, description="most samples in a batch of a model that does not say")
     max_queue_size: int = Field(1024, ge=1, description="most requests waiting for one model")
+    built_in_models: bool = Field(True, description="serve the normalization operators as models too, named normserve.*")
     allow_shared_memory: bool = Field(False, description="let callers pass tensors in this machine's shared memory")
     max_admitted_bytes: int = Field(2**30, ge=1, description="most bytes of requests in flight")
     error_codes: Literal["grpc", "triton"] = Field(

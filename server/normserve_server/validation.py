@@ -50,6 +50,7 @@ class Plan:
     """A request without its tensors' content, held against a signature: what every request with the same head has in common.
 
     Attributes:
+        signature: what it was held against.
         layouts: how the inputs lie in the raw contents, in the message's order; those in shared memory are not among them.
         names: the inputs' names in the signature's order.
         outputs: positions, in the signature's outputs, of what was asked for, in that order.
@@ -57,6 +58,7 @@ class Plan:
         extras: what its tensors ask for beyond being in the message; None for nothing.
     """
 
+    signature: Signature
     layouts: tuple[tensors.Layout, ...]
     names: tuple[str, ...]
     outputs: tuple[int, ...]
@@ -111,6 +113,7 @@ def plan(signature: Signature, message: pb.ModelInferRequest) -> Plan:
     size, outputs = _size(signature, shapes), _outputs(signature, message)
     wanted = extras.read(signature, message, layouts, outputs, size)
     return Plan(
+        signature=signature,
         layouts=layouts if wanted is None else tuple(layout for layout in layouts if layout.name not in wanted.inputs),
         names=names,
         outputs=outputs,

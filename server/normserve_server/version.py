@@ -1,16 +1,20 @@
 """One version of a model: its state, and what serves it while it is ready."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from normserve_proto import open_inference_pb2 as pb
 
+from normserve_server import validation
 from normserve_server.batching import Batcher
 from normserve_server.servable import Servable, Signature
 from normserve_server.statistics import Statistics
+from normserve_server.validation import Plan
+
+Planner: TypeAlias = Callable[[Signature, pb.ModelInferRequest], Plan]
 
 # The states of the protocol's RepositoryIndex.
 LOADING = "LOADING"
@@ -34,6 +38,7 @@ class Loaded:
         config: how it is served, completed from the model's file; what the ModelConfig RPC answers.
         statistics: what its requests add up to.
         labels: by output, the labels of its classes.
+        plan: holds a request's head against the signature.
     """
 
     servable: Servable
@@ -42,6 +47,7 @@ class Loaded:
     config: pb.ModelConfig = field(default_factory=pb.ModelConfig)
     statistics: Statistics = field(default_factory=Statistics)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    plan: Planner = validation.plan
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +62,7 @@ class Version:
         reason: why it does not serve, or why what is newer in its folder does not; else empty.
         loaded: what serves it; None before and after.
         temporary: whether its folder was made for it, and goes with it.
+        built_in: whether it is part of the service, and has no folder.
     """
 
     model: str
@@ -65,7 +72,7 @@ class Version:
     reason: str = ""
     loaded: Loaded | None = None
     temporary: bool = False
-    _signature: Signature | None = None
+    built_in: bool = False
 
     @property
     def ready(self) -> bool:
@@ -79,8 +86,8 @@ class Version:
 
     @property
     def signature(self) -> Signature:
-        """What it takes and gives; only once it is loaded. Answers that are being written may still want it afterwards."""
-        return self._loaded().servable.signature if self._signature is None else self._signature
+        """What it takes and gives; only once it is loaded."""
+        return self._loaded().servable.signature
 
     @property
     def batcher(self) -> Batcher:
@@ -132,9 +139,17 @@ class Version:
         errors = {f"error_{file}": f"{error:.3g}" for file, error in self.fold_errors.items()}
         return {"provider": self.provider, **counts, **(stayed if reasons else {}), **errors}
 
+    def within(self, roots: Sequence[Path]) -> bool:
+        """Whether its files are in one of these repositories."""
+        return not self.built_in and self.folder.parent.parent in roots
+
+    def plan(self, message: pb.ModelInferRequest) -> Plan:
+        """Holds a request's head against what it takes; only once it is loaded. Raises as `validation.plan`."""
+        return self._loaded().plan(self.signature, message)
+
     def release(self) -> Loaded:
         """Gives up what serves it, so that its memory can come back although somebody still knows this version."""
-        loaded, self._signature, self.loaded = self._loaded(), self.signature, None
+        loaded, self.loaded = self._loaded(), None
         return loaded
 
     def _loaded(self) -> Loaded:

@@ -128,7 +128,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 
 def test_a_server_with_an_empty_repository(tmp_path):
-    with running_server(tmp_path, arguments=("--cache-dir", str(tmp_path / "cache"))) as server:
+    with running_server(tmp_path, arguments=("--cache-dir", str(tmp_path / "cache"), "--no-built-in-models")) as server:
         from normserve import Client
 
         with Client(server.grpc_address) as client:

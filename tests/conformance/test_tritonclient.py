@@ -82,7 +82,8 @@ def test_what_it_asks_besides(client) -> None:
     assert client.get_server_metadata().name == "normserve"
     metadata = client.get_model_metadata("digits", as_json=True)
     assert metadata["inputs"] == [{"name": "image", "datatype": "FP32", "shape": ["-1", "1", "8", "8"]}]
-    assert [model.state for model in client.get_model_repository_index().models] == ["READY"]
+    index = client.get_model_repository_index().models
+    assert {model.name: model.state for model in index}["digits"] == "READY"
 
 
 @pytest.mark.parametrize(

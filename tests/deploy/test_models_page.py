@@ -1,4 +1,4 @@
-"""docs/models.md against the table of fields that the server honours."""
+"""docs/models.md against what the server honours and what it has."""
 
 import re
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor
 from normserve_proto import open_inference_pb2 as pb
+from normserve_server.built_in.operations import OPERATIONS, Operation
 from normserve_server.config_fields import HONOURED, kind_of
 from normserve_server.config_parameters import BUCKETS, FIXED, THREADS
 
@@ -36,3 +37,14 @@ def test_every_field_stands_in_one_of_the_tables() -> None:
     parameters = [f"parameters[{key}]" for key in (THREADS, BUCKETS, *FIXED)]
     assert sorted(documented("What is honoured")) == sorted([path for path, honoured in paths.items() if honoured] + parameters)
     assert sorted(documented("What is refused")) == sorted(path for path, honoured in paths.items() if not honoured)
+
+
+def row(operation: Operation) -> str:
+    inputs = ", ".join(f"`{name}`" for name in operation.optional)
+    required = [f"**`{name}`**" for name, argument in operation.arguments.items() if not argument.default]
+    others = [f"`{name}` ({argument.default})" for name, argument in operation.arguments.items() if argument.default]
+    return f"| `{operation.model}` |{inputs and f' {inputs}'} | {', '.join(required + others)} |"
+
+
+def test_every_built_in_model_stands_in_the_table() -> None:
+    assert re.findall(r"^\| `normserve\..*$", PAGE, re.MULTILINE) == [row(operation) for operation in OPERATIONS]

@@ -66,8 +66,9 @@ def test_live_ready_and_metadata(stub: GRPCInferenceServiceStub) -> None:
 
 
 def test_repository_index(stub: GRPCInferenceServiceStub) -> None:
-    (model,) = stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
+    model, *built_in = stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
     assert (model.name, model.version, model.state, model.reason) == ("digits", "1", "READY", "")
+    assert all(other.name.startswith("normserve.") for other in built_in)
 
 
 def test_inference(stub: GRPCInferenceServiceStub) -> None:

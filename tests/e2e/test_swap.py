@@ -63,7 +63,9 @@ def load(server: RunningServer) -> Iterator[list[Tally]]:
 
 
 def index(client: Client) -> dict[str, tuple[str, str]]:
-    return {f"{entry.name}/{entry.version}": (entry.state, entry.reason) for entry in client.models()}
+    """What is there besides the built-in models."""
+    entries = [entry for entry in client.models() if not entry.name.startswith("normserve.")]
+    return {f"{entry.name}/{entry.version}": (entry.state, entry.reason) for entry in entries}
 
 
 def answer(client: Client, model: str = "m") -> float:

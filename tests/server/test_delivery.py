@@ -9,6 +9,7 @@ import pytest
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto import shared_memory as posix
 from normserve_proto.tensors import Array, TensorError
+from normserve_server import validation
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, NotFoundError, UnimplementedError
 from normserve_server.inference import RequestReader, serialize_response
@@ -18,7 +19,7 @@ from normserve_server.regions import Regions
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 from normserve_server.shared_memory import Region
 from normserve_server.statistics import Statistics
-from normserve_server.validation import Work
+from normserve_server.validation import Plan, Work
 from normserve_server.version import READY, Version
 
 SIGNATURE = Signature(
@@ -35,6 +36,9 @@ class FakeVersion(Version):
     signature = SIGNATURE  # type: ignore[assignment]
     statistics = Statistics()  # type: ignore[assignment]
     class_labels: Mapping[str, tuple[str, ...]] = {"y": ("cat", "dog")}  # type: ignore[assignment]
+
+    def plan(self, message: pb.ModelInferRequest) -> Plan:
+        return validation.plan(SIGNATURE, message)
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 from normserve_server.errors import ControlError, InvalidRequestError, ModelLoadError, NotFoundError
 from normserve_server.load_request import LoadRequest
+from normserve_server.version import Version
 
 
 def settled(world) -> bool:
@@ -223,3 +225,24 @@ class TestExplicit:
         await control.unload("sent")
         assert "sent" not in world.repository.models()  # it is nowhere any more
         assert not list(tmp_path.glob("normserve-*"))
+
+
+async def test_a_folder_with_a_built_in_models_name_is_noted_and_not_served(world) -> None:
+    built_in = Version("taken", "1", Path(), built_in=True)
+    world.repository.put(built_in)
+    world.put("m/1")
+    folder = world.put("taken/1").parent
+    control = world.control("poll")
+    await control.start()
+    world.repository.change(built_in, "READY", built_in.reason)
+    assert world.loader.loads == [("m", "1")]
+    assert world.states() == {"m/1": "READY", "taken/1": "READY"}
+    assert world.reason("taken") == f"{folder} is not served: the name is a built-in model's"
+    shutil.rmtree(folder)
+    await control.poll()
+    assert world.reason("taken") == ""
+    world.put("taken/2")
+    await control.poll()
+    assert world.reason("taken").startswith(str(folder))
+    assert world.states() == {"m/1": "READY", "taken/1": "READY"}
+    await control.close()

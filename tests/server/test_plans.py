@@ -18,6 +18,7 @@ from normserve_server.plans import Plans
 from normserve_server.regions import Regions
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 from normserve_server.statistics import Statistics
+from normserve_server.validation import Plan
 from normserve_server.version import READY, Version
 
 READER = RequestReader()  # with all that it keeps
@@ -29,6 +30,9 @@ class FakeVersion(Version):
 
     signature = SIGNATURE  # type: ignore[assignment]
     statistics = Statistics()  # type: ignore[assignment]
+
+    def plan(self, message: pb.ModelInferRequest) -> Plan:
+        return validation.plan(SIGNATURE, message)
 
 
 @dataclass

@@ -1,0 +1,106 @@
+"""Built-in models in a repository: their states, their queue, their thread."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from normserve_proto import open_inference_pb2 as pb
+from normserve_server.built_in.models import BuiltInModels
+from normserve_server.built_in.operations import OPERATIONS
+from normserve_server.calls import Call
+from normserve_server.errors import InvalidRequestError, UnavailableError
+from normserve_server.inference import RequestReader
+from normserve_server.metrics import Metrics
+from normserve_server.plans import Plans
+from normserve_server.regions import Regions
+from normserve_server.repository import Repository
+from normserve_server.workers import Worker
+from prometheus_client import CollectorRegistry
+
+READER = RequestReader()
+
+
+@dataclass
+class World:
+    repository: Repository
+    worker: Worker
+    models: BuiltInModels
+    plans: Plans
+
+    async def infer(self, message: pb.ModelInferRequest) -> tuple[list[np.ndarray], Call]:
+        call = Call("ModelInfer")
+        planned, work = self.plans.find(READER(message.SerializeToString()), call)
+        return list(await planned.version.batcher.submit(work, call)), call
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    metrics, worker = Metrics(CollectorRegistry()), Worker("test")
+    repository = Repository(metrics)
+    repository.searched = True
+    models = BuiltInModels(repository, metrics, worker, 8)
+    yield World(repository, worker, models, Plans(repository, Regions(allowed=False)))
+    await worker.close()
+
+
+def layer_norm(rows: int, **parameters: float) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="normserve.layer_norm")
+    message.parameters["normalized_shape"].int64_param = 4
+    for name, value in parameters.items():
+        message.parameters[name].double_param = value
+    message.inputs.add(name="input", datatype="FP32", shape=[rows, 4])
+    message.raw_input_contents.append(np.arange(rows * 4, dtype="<f4").tobytes())
+    return message
+
+
+async def test_the_server_is_ready_when_they_are(world: World) -> None:
+    assert set(world.repository.states().values()) == {"LOADING"}
+    assert not world.repository.ready
+    with pytest.raises(UnavailableError, match="is LOADING"):
+        await world.infer(layer_norm(1))
+    await world.models.start()
+    assert world.repository.states() == {f"{operation.model}/1": "READY" for operation in OPERATIONS}
+    assert world.repository.ready
+
+
+async def test_requests_that_wait_together_run_one_by_one(world: World) -> None:
+    await world.models.start()
+    answers = await asyncio.gather(*(world.infer(layer_norm(rows)) for rows in (2, 2, 2, 3, 1)))
+    assert [outputs[0].shape for outputs, _ in answers] == [(2, 4), (2, 4), (2, 4), (3, 4), (1, 4)]
+    statistics = world.repository.find("normserve.layer_norm").statistics
+    assert (list(statistics.batches), statistics.executions) == ([1], 5)
+
+
+async def test_requests_that_differ_in_an_argument_alone(world: World) -> None:
+    await world.models.start()
+    (near, _), (far, _), (again, _) = [await world.infer(layer_norm(1, eps=eps)) for eps in (1e-5, 10.0, 1e-5)]
+    assert abs(far[0]).max() < 0.5 < abs(near[0]).max()
+    np.testing.assert_array_equal(again[0], near[0])
+
+
+async def test_a_refusal_of_the_operator_is_its_request_s_alone(world: World) -> None:
+    await world.models.start()
+    bad = layer_norm(2)
+    bad.parameters["normalized_shape"].int64_param = 3
+    good, refused = await asyncio.gather(world.infer(layer_norm(2)), world.infer(bad), return_exceptions=True)
+    assert isinstance(refused, InvalidRequestError)
+    assert good[0][0].shape == (2, 4)
+
+
+async def test_unloading_them_leaves_the_thread_to_its_owner(world: World) -> None:
+    await world.models.start()
+    for version in list(world.repository.versions()):
+        await version.batcher.close()
+    assert await world.worker.call(lambda: 1) == 1
+
+
+async def test_the_canary_runs_one(world: World) -> None:
+    await world.models.start()
+    version = world.repository.find("normserve.rms_norm")
+    await version.batcher.probe(10)
+    samples: list[int] = []
+    version.batcher._instances[0]._servable.run = lambda inputs: samples.append(len(inputs))
+    await version.batcher.probe(10)
+    assert samples == [2]
