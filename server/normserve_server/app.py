@@ -17,13 +17,9 @@ from collections.abc import Callable, Mapping
 
 import grpc
 import structlog
-from google.protobuf import descriptor_pool, empty_pb2, field_mask_pb2, timestamp_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-from normserve_proto import normalization_pb2, normalizers_pb2, open_inference_pb2
 from prometheus_client import CollectorRegistry
 
-from normserve_server import devices, memory, operators, preparation
+from normserve_server import devices, memory, operators, preparation, transport
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
@@ -57,12 +53,9 @@ from normserve_server.side import Alone, Side
 from normserve_server.state import State
 from normserve_server.stream_inference import StreamInferenceServicer
 from normserve_server.tracing import Traces
+from normserve_server.transport import INFERENCE, NORMALIZATION, NORMALIZERS
 from normserve_server.workers import Worker
 
-INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-NORMALIZATION = normalization_pb2.DESCRIPTOR.services_by_name["NormalizationService"]
-NORMALIZERS = normalizers_pb2.DESCRIPTOR.services_by_name["NormalizerService"]
-INT32_MAX = 2**31 - 1
 QUIET_SECONDS = 0.1  # without a new call, after which callers are taken to have heard that the server drains
 UNLOAD_SECONDS = 5.0  # for models to go; a run may never end
 LAST_CALLS_SECONDS = 1.0  # for answers that are on their way out, and for health watchers, who never leave by themselves
@@ -76,16 +69,6 @@ EXTENSIONS = (  # by Triton's names
     "statistics",
     "trace",
     "logging",
-)
-
-OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # Admission limits what is taken on
-    ("grpc.max_send_message_length", -1),
-    # Admission refuses what is too much, and says when to come back; gRPC itself would cancel calls, which nobody tries again.
-    ("grpc.server.max_pending_requests", INT32_MAX),
-    ("grpc.server.max_pending_requests_hard_limit", INT32_MAX),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # gRPC's 5 minutes end connections of callers that ask more often
 )
 
 _log = structlog.get_logger(__name__)
@@ -203,9 +186,6 @@ class App:
         await self._normalizer.close()  # after the models, of which some run on its thread
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
-        # One that is alone must say 0, or a second server would silently share its port.
-        options = (*OPTIONS, ("grpc.so_reuseport", int(self._side.shares_port)), *_keepalive(self._settings.keepalive_seconds))
-        server = grpc.aio.server(options=options)
         door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
         regions = Regions(allowed=self._settings.allow_shared_memory)
         extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
@@ -221,15 +201,8 @@ class App:
             door.service(NORMALIZATION, [normalization], normalization.codecs),
             door.service(NORMALIZERS, [self._normalizers()]),
         )
-        server.add_generic_rpc_handlers(handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        names = [
-            *(service.full_name for service in (INFERENCE, NORMALIZATION, NORMALIZERS)),
-            "grpc.health.v1.Health",
-            reflection.SERVICE_NAME,
-        ]
-        reflection.enable_server_reflection(names, server, pool=_reflected())
-        return server
+        options = transport.options(self._settings.keepalive_seconds, shares_port=self._side.shares_port)
+        return transport.server(options, handlers, self._health.servicer)
 
     def _normalizers(self) -> NormalizerServicer:
         return NormalizerServicer(self._store, self._normalizer, self._metrics, self._settings.max_queue_size)
@@ -303,15 +276,6 @@ def _settle_memory() -> None:
     gc.freeze()
 
 
-def _keepalive(seconds: float) -> tuple[tuple[str, int], ...]:
-    """Asks a silent peer whether it is there, and takes it for gone when it is silent for as long again.
-
-    The calls of a peer that vanished, and what they hold, would else stay until the operating system notices, in hours.
-    """
-    names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
-    return tuple((name, round(seconds * 1000)) for name in names)
-
-
 def _device(settings: Settings) -> devices.Device:
     try:
         return devices.choose(settings.device)
@@ -328,12 +292,3 @@ def _check_repository(settings: Settings) -> None:
     for name in set(settings.load_model) - {ALL_MODELS}:
         if not any((folder / name).is_dir() for folder in settings.repository):
             raise StartError(f"load_model: there is no model '{name}' in {', '.join(map(str, settings.repository))}")
-
-
-def _reflected() -> descriptor_pool.DescriptorPool:
-    """All services in one pool: ours live in a pool of their own, and reflection reads from one."""
-    pool = descriptor_pool.DescriptorPool()
-    imported = (empty_pb2, field_mask_pb2, timestamp_pb2)
-    for module in (open_inference_pb2, normalization_pb2, *imported, normalizers_pb2, health_pb2, reflection_pb2):
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    return pool

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from normserve_proto import open_inference_pb2 as pb
 from normserve_server.built_in.models import BuiltInModels
-from normserve_server.built_in.operations import OPERATIONS
+from normserve_server.built_in.operations import OPERATIONS, Operation
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, UnavailableError
 from normserve_server.inference import RequestReader
@@ -93,7 +94,25 @@ async def test_unloading_them_leaves_the_thread_to_its_owner(world: World) -> No
     await world.models.start()
     for version in list(world.repository.versions()):
         await version.batcher.close()
-    assert await world.worker.call(lambda: 1) == 1
+    async with asyncio.timeout(5):
+        assert await world.worker.call(lambda: 1) == 1
+
+
+async def test_they_are_in_no_repository(world: World) -> None:
+    assert not any(version.within([Path(), Path("/")]) for version in world.repository.versions())
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.operator)
+@pytest.mark.parametrize("updates", [True, False])
+def test_no_answer_lies_in_a_request_s_memory(operation: Operation, updates: bool) -> None:
+    """It is written later, and the memory may be the next request's by then."""
+    inputs = {"input": np.ones((2, 4, 4), np.float32), **{name: np.ones(4, np.float32) for name in operation.optional}}
+    inputs |= {name: np.zeros(1, np.int64) for name in inputs if name == "num_batches_tracked"}
+    inputs |= {name: np.array(4) if name != "normalized_shape" else np.array([4]) for name in operation.sample}
+    inputs |= {name: np.array(updates) for name in ("training", "use_input_stats") if name in operation.arguments}
+    outputs = operation.run(inputs)
+    assert len(outputs) == 1 + len(operation.statistics(inputs))
+    assert not any(np.shares_memory(output, given) for output in outputs for given in inputs.values())
 
 
 async def test_the_canary_runs_one(world: World) -> None:
