@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import grpc
 import structlog
@@ -133,7 +134,8 @@ class App:
         self._background.spawn(self._health.follow())
         if not late:
             await self._accept(port, addresses)
-        await asyncio.gather(self._control.start(), self._normalizer.call(operators.warm_up))
+        warm_up = partial(operators.warm_up, operators.use_one_thread())
+        await asyncio.gather(self._control.start(), self._normalizer.call(warm_up))
         _settle_memory()
         self._open = True
         (_log.info if self._repository.ready else _log.error)("ready" if self._repository.ready else "not every model serves")
