@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-rivals \
+.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-normalization bench-rivals \
 	bench-folding up down clean
 .DEFAULT_GOAL := help
 
@@ -66,6 +66,9 @@ bench-shared-memory: install ## what a large tensor wins by shared memory
 
 bench-models: install ## what each further model costs
 	@$(BIN)/python benchmarks/many_models.py $(BENCH)
+
+bench-normalization: install ## the operators beside PyTorch's, and their calls beside an echo
+	@$(BIN)/python benchmarks/normalization.py $(BENCH)
 
 bench-rivals: install ## MLServer and KServe beside us, in environments of their own
 	@$(BIN)/python benchmarks/rivals.py $(BENCH)

@@ -11,7 +11,7 @@ Through gRPC: the calls of one operator beside a bare grpc.aio echo that takes a
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -41,13 +41,13 @@ Array = NDArray[np.float32]
 Rounds = dict[str, dict[str, list[Figure]]]
 
 
-def arguments_of(shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """By the name of a row: the operator, and its arguments behind the input, arrays of float32 among them."""
+def arguments_of(shape: tuple[int, ...], only: Collection[str]) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """By the name of a row: the operator, and its arguments behind the input; of all operators, or of `only` some."""
     rng = np.random.default_rng(0)
     channels, trailing = shape[1], shape[2:]
     mean, var, weight, bias = (rng.random(channels, np.float32) + 0.5 for _ in range(4))
     inner, inner_bias = (rng.random(trailing, np.float32) for _ in range(2))
-    return {
+    rows: dict[str, tuple[str, tuple[Any, ...]]] = {
         "batch_norm": ("batch_norm", (mean, var, weight, bias)),
         "batch_norm, training": ("batch_norm", (mean, var, weight, bias, True)),
         "instance_norm": ("instance_norm", (None, None, weight, bias)),
@@ -57,6 +57,7 @@ def arguments_of(shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[Any, ...]
         "local_response_norm": ("local_response_norm", (5,)),
         "normalize": ("normalize", ()),
     }
+    return {row: found for row, found in rows.items() if not only or found[0] in only}
 
 
 def sample(shape: tuple[int, ...]) -> Array:
@@ -68,7 +69,7 @@ def sample(shape: tuple[int, ...]) -> Array:
     return values
 
 
-def in_process(advance: Callable[[], None], rounds: int, seconds: float) -> Rounds:
+def in_process(advance: Callable[[], None], arguments: argparse.Namespace) -> Rounds:
     import torch
 
     torch.set_num_threads(THREADS)
@@ -87,8 +88,8 @@ def in_process(advance: Callable[[], None], rounds: int, seconds: float) -> Roun
         return {name: figures.local(timed(run), 1) for name, run in runs.items()}
 
     return {
-        row: figures.alternate(turns(operator, given), rounds=rounds, seconds=seconds / 8, advance=advance)
-        for row, (operator, given) in arguments_of(SHAPE).items()
+        row: figures.alternate(turns(operator, given), rounds=arguments.rounds, seconds=arguments.seconds / 8, advance=advance)
+        for row, (operator, given) in arguments_of(SHAPE, arguments.operator).items()
     }
 
 
@@ -116,7 +117,7 @@ def through_grpc(advance: Callable[[], None], arguments: argparse.Namespace) -> 
     with servers(arguments.server_flag) as remotes:
         for shape in (SHAPE, SMALL):
             x = sample(shape)
-            for row, (operator, given) in arguments_of(shape).items():
+            for row, (operator, given) in arguments_of(shape, arguments.operator).items():
                 name = f"{row}, {x.nbytes / 1e6:.3g} MB"
                 found = remotes(name, getattr(functional, operator)(x, *given))
                 turns = {who: remote.turn(arguments.callers, 1) for who, remote in found.items()}
@@ -148,7 +149,10 @@ def parse() -> argparse.Namespace:
     parser = report.parser(__doc__, seconds=1.0, rounds=5)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; default: all")
     parser.add_argument("--callers", type=report.count, default=1, help="calls under way through gRPC (default: 1)")
+    parser.add_argument("--operator", action="append", default=[], help="one of them; repeatable (default: all)")
     arguments = parser.parse_args()
+    if missing := set(arguments.operator) - {operator for operator, _ in arguments_of(SMALL, ()).values()}:
+        parser.error(f"no operator {', '.join(sorted(missing))}")
     if unknown := set(arguments.questions) - set(QUESTIONS):
         parser.error(f"no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     return arguments
@@ -161,7 +165,7 @@ def main() -> None:
     with Progress(console=NOTICE, transient=True) as bar:
         task = bar.add_task("normalization", total=None)
         if "in-process" in asked:
-            cells["in-process"] = in_process(lambda: bar.advance(task), arguments.rounds, arguments.seconds)
+            cells["in-process"] = in_process(lambda: bar.advance(task), arguments)
         if "grpc" in asked:
             cells["grpc"] = through_grpc(lambda: bar.advance(task), arguments)
     if "in-process" in cells:

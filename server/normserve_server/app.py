@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import grpc
 import structlog
@@ -177,7 +178,7 @@ class App:
             raise StartError(str(error)) from None
 
     async def _warm_up(self) -> None:
-        await self._normalizer.call(operators.warm_up)
+        await self._normalizer.call(partial(operators.warm_up, operators.use_one_thread()))
         if self._built_in is not None:
             await self._built_in.start()
 

@@ -69,6 +69,16 @@ def test_shared_memory(tmp_path) -> None:
 
 
 @needs_h2load
+def test_normalization(tmp_path) -> None:
+    cells, done = figures(tmp_path, "normalization.py", "--operator", "batch_norm")
+    assert list(cells["in-process"]) == ["batch_norm", "batch_norm, training"]
+    assert set(cells["in-process"]["batch_norm"]) == {"copy", "torch", "normserve"}
+    assert all(turns["normserve"][0]["rate"] > 0 for turns in cells["grpc"].values())
+    assert "| normserve / torch |" in done.stdout
+    assert "| batch_norm, training, 6.42 MB |" in done.stdout
+
+
+@needs_h2load
 def test_many_models(tmp_path) -> None:
     starts, done = figures(tmp_path, "many_models.py", "--models", "1,2")
     assert list(starts) == ["0", "1", "2"]
@@ -86,7 +96,7 @@ def test_rivals(tmp_path, rival) -> None:
     assert len(cells["4"]) == 6
 
 
-@pytest.mark.parametrize("script", ["serving", "swap", "shared_memory", "many_models", "rivals"])
+@pytest.mark.parametrize("script", ["serving", "swap", "shared_memory", "many_models", "normalization", "rivals"])
 def test_help_says_how_it_is_run(script, monkeypatch, capsys) -> None:
     said = refused(script, ["--help"], monkeypatch, capsys).out
     for text in (f"python benchmarks/{script}.py", "--seconds", "--rounds", "--json", "--markdown"):
@@ -98,6 +108,7 @@ def test_help_says_how_it_is_run(script, monkeypatch, capsys) -> None:
     [
         ("serving", ["smal"], "no question smal; there are resnet50"),
         ("serving", ["--rounds", "0"], "wanted 1 or more, got 0"),
+        ("normalization", ["torch"], "no question torch; there are in-process, grpc"),
         ("rivals", ["triton"], "no rival triton; there are mlserver, kserve"),
         ("many_models", ["--models", "3"], "wanted at least two different numbers"),
         ("swap", ["--rounds", "8"], "wanted at most 7, got 8"),

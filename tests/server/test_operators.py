@@ -1,6 +1,7 @@
 """The operators against torch, over a grid; FP16 and BF16 against torch's own float32 kernels, rounded once."""
 
 import math
+import threading
 from itertools import product
 from typing import Any
 
@@ -202,3 +203,32 @@ C2 = np.ones(2, np.float32)
 def test_what_torch_refuses_is_an_invalid_request(call: Any, text: str) -> None:
     with pytest.raises(InvalidRequestError, match=text):
         call()
+
+
+def test_one_thread_computes_alone_and_another_with_all() -> None:
+    """In threads of their own, since what they set stays with them."""
+
+    def loop() -> None:
+        threads.append(operators.use_one_thread())
+        loop_is_set.set()
+        worker_is_warm.wait(10)
+        seen.append(torch.get_num_threads())
+
+    def worker() -> None:
+        loop_is_set.wait(10)
+        operators.warm_up(threads[0] + 1)
+        seen.append(torch.get_num_threads())
+        worker_is_warm.set()
+
+    before = torch.get_num_threads()
+    threads: list[int] = []
+    seen: list[int] = []
+    loop_is_set, worker_is_warm = threading.Event(), threading.Event()
+    both = [threading.Thread(target=run) for run in (loop, worker)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    torch.set_num_threads(before)
+    assert threads == [before]
+    assert seen == [before + 1, 1]

@@ -56,7 +56,8 @@ def batch_norm(
     length = _row_length(samples, count // samples)
     if not length:
         return None
-    centered, near, rest, variance = _moments(x.view(samples, channels, -1), length)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinities, for which PyTorch's own kernel is left to answer
+        centered, near, rest, variance = _moments(x.view(samples, channels, -1), length)
     if not np.isfinite(variance.sum()):
         return None
     if mean is not None and var is not None:
