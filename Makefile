@@ -7,8 +7,8 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-normalization bench-rivals \
-	bench-folding up down clean
+.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-normalization \
+	bench-normalizers bench-rivals bench-folding up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -69,6 +69,9 @@ bench-models: install ## what each further model costs
 
 bench-normalization: install ## the operators beside PyTorch's, and their calls beside an echo
 	@$(BIN)/python benchmarks/normalization.py $(BENCH)
+
+bench-normalizers: install ## updates of shared statistics beside an echo; options: BENCH="--callers 1,16,64"
+	@$(BIN)/python benchmarks/normalizers.py $(BENCH)
 
 bench-rivals: install ## MLServer and KServe beside us, in environments of their own
 	@$(BIN)/python benchmarks/rivals.py $(BENCH)

@@ -5,9 +5,12 @@ turns, on the same 6.4 MB of float32 and two threads. The floor is a copy of the
 
 Through gRPC: the calls of one operator beside a bare grpc.aio echo that takes and gives as many bytes.
 
+Normalizers: what normalizers.py measures, with 64 callers; it has more options.
+
     python benchmarks/normalization.py
     python benchmarks/normalization.py in-process --rounds 9
     python benchmarks/normalization.py grpc --callers 4
+    python benchmarks/normalization.py normalizers
 """
 
 import argparse
@@ -16,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import normalizers
 import numpy as np
 from normserve import functional
 from normserve.normalization import Normalization
@@ -36,7 +40,7 @@ THREADS = 2
 COPY, TORCH, OURS = "copy", "torch", "normserve"
 TARGETS = {"batch_norm, training": 0.5, "instance_norm": 0.3}  # of torch's time; 1 for the others
 ECHO_TARGET = 0.9  # of the echo's rate
-QUESTIONS = ("in-process", "grpc")
+QUESTIONS = ("in-process", "grpc", "normalizers")
 Array = NDArray[np.float32]
 Rounds = dict[str, dict[str, list[Figure]]]
 
@@ -158,20 +162,34 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def common(arguments: argparse.Namespace) -> list[str]:
+    """Those options that all benchmarks have."""
+    flags = [f"--server-flag={flag}" for flag in arguments.server_flag]
+    markdown = ["--markdown"] if arguments.markdown else []
+    return [f"--seconds={arguments.seconds}", f"--rounds={arguments.rounds}", *markdown, *flags]
+
+
 def main() -> None:
     arguments = parse()
     asked = arguments.questions or QUESTIONS
     cells: dict[str, Rounds] = {}
+    observing = normalizers.parse(common(arguments))
+    updates: dict[int, dict[str, list[Figure]]] = {}
     with Progress(console=NOTICE, transient=True) as bar:
         task = bar.add_task("normalization", total=None)
         if "in-process" in asked:
             cells["in-process"] = in_process(lambda: bar.advance(task), arguments)
         if "grpc" in asked:
             cells["grpc"] = through_grpc(lambda: bar.advance(task), arguments)
+        if "normalizers" in asked:
+            updates = normalizers.measure(observing, lambda: bar.advance(task))
+            cells["normalizers"] = {f"{callers} callers": turns for callers, turns in updates.items()}
     if "in-process" in cells:
         process_sheet(cells["in-process"]).show(markdown=arguments.markdown)
     if "grpc" in cells:
         grpc_sheet(cells["grpc"], arguments.callers).show(markdown=arguments.markdown)
+    if updates:
+        normalizers.show(updates, observing)
     if arguments.json:
         out = {
             question: {

@@ -106,7 +106,9 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
-        self._store = Store(Database(settings.state or default_state()), self._metrics, settings.max_queue_size)
+        self._keeper = Worker("normalizers")
+        database = Database(settings.state or default_state())
+        self._store = Store(database, self._keeper, self._metrics, settings.max_queue_size)
         self._built_in = (
             BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size)
             if settings.built_in_models
@@ -178,7 +180,9 @@ class App:
             raise StartError(str(error)) from None
 
     async def _warm_up(self) -> None:
-        await self._normalizer.call(partial(operators.warm_up, operators.use_one_thread()))
+        threads = operators.use_one_thread()
+        await self._keeper.call(operators.use_one_thread)
+        await self._normalizer.call(partial(operators.warm_up, threads))
         if self._built_in is not None:
             await self._built_in.start()
 

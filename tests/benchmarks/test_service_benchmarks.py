@@ -70,12 +70,22 @@ def test_shared_memory(tmp_path) -> None:
 
 @needs_h2load
 def test_normalization(tmp_path) -> None:
-    cells, done = figures(tmp_path, "normalization.py", "--operator", "batch_norm")
+    cells, done = figures(tmp_path, "normalization.py", "in-process", "grpc", "--operator", "batch_norm")
     assert list(cells["in-process"]) == ["batch_norm", "batch_norm, training"]
     assert set(cells["in-process"]["batch_norm"]) == {"copy", "torch", "normserve"}
     assert all(turns["normserve"][0]["rate"] > 0 for turns in cells["grpc"].values())
     assert "| normserve / torch |" in done.stdout
     assert "| batch_norm, training, 6.42 MB |" in done.stdout
+
+
+@needs_h2load
+def test_normalizers(tmp_path) -> None:
+    cells, done = figures(tmp_path, "normalization.py", "normalizers")
+    turns = cells["normalizers"]["64 callers"]
+    assert set(turns) == {"echo", "observe", "apply", "evaluate", "commit"}
+    assert all(each[0]["rate"] > 0 for each in turns.values())
+    assert "| observe / echo |" in done.stdout
+    assert "| 64 | observe |" in done.stdout
 
 
 @needs_h2load
@@ -96,7 +106,9 @@ def test_rivals(tmp_path, rival) -> None:
     assert len(cells["4"]) == 6
 
 
-@pytest.mark.parametrize("script", ["serving", "swap", "shared_memory", "many_models", "normalization", "rivals"])
+@pytest.mark.parametrize(
+    "script", ["serving", "swap", "shared_memory", "many_models", "normalization", "normalizers", "rivals"]
+)
 def test_help_says_how_it_is_run(script, monkeypatch, capsys) -> None:
     said = refused(script, ["--help"], monkeypatch, capsys).out
     for text in (f"python benchmarks/{script}.py", "--seconds", "--rounds", "--json", "--markdown"):
@@ -108,7 +120,8 @@ def test_help_says_how_it_is_run(script, monkeypatch, capsys) -> None:
     [
         ("serving", ["smal"], "no question smal; there are resnet50"),
         ("serving", ["--rounds", "0"], "wanted 1 or more, got 0"),
-        ("normalization", ["torch"], "no question torch; there are in-process, grpc"),
+        ("normalization", ["torch"], "no question torch; there are in-process, grpc, normalizers"),
+        ("normalizers", ["--callers", "4,0"], "wanted 1 or more, got 0"),
         ("rivals", ["triton"], "no rival triton; there are mlserver, kserve"),
         ("many_models", ["--models", "3"], "wanted at least two different numbers"),
         ("swap", ["--rounds", "8"], "wanted at most 7, got 8"),

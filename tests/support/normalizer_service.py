@@ -22,7 +22,7 @@ class Service:
     def __init__(self, state: str) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
-        self.store = Store(Database(state), metrics, 1024)
+        self.store = Store(Database(state), Worker("normalizers"), metrics, 1024)
         self.worker = Worker("test")
         self.servicer = NormalizerServicer(self.store, self.worker, metrics, 1024)
 

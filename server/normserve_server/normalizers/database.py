@@ -21,6 +21,7 @@ from normserve_server.normalizers.transaction import Transaction
 TRIM_GROUPS = 16  # between two deletions of old answers
 SCHEMA_LOCK = "/"  # no normalizer's id
 DISK_FULL = "53100"  # PostgreSQL's
+FAILURES = (SQLAlchemyError, sqlite3.Error, OSError)
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class Database:
         if self._backend is None:
             try:
                 self._backend = _opened(self._state)
-            except (SQLAlchemyError, OSError) as error:
+            except FAILURES as error:
                 raise _refusal(error) from error
         return self._backend
 
@@ -81,7 +82,7 @@ class Database:
         """
         try:
             return self._transact(self.open(), operations)
-        except (StateError, SQLAlchemyError, OSError) as error:
+        except (StateError, *FAILURES) as error:
             refusals = [_refusal(error) for _ in operations]
             _log.error("the normalizers' state fails", reason=str(refusals[0]))
             return refusals
@@ -124,7 +125,7 @@ def _prepare(backend: Backend) -> None:
 def _attempt(operation: Operation, transaction: Transaction) -> Any:
     try:
         return operation.run(transaction)
-    except SQLAlchemyError:
+    except FAILURES:
         raise
     except Exception as error:  # noqa: BLE001 - it is the caller's, and the others go on
         return error

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from sqlalchemy import Connection, create_engine, event, make_url, text
 
@@ -46,10 +46,11 @@ class Sqlite:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._turn = os.open(path.with_name(f"{path.name}-turn"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None}
-        self._engine = create_engine(f"sqlite:///{path}", pool_size=1, max_overflow=0, connect_args=arguments)
+        arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+        # Transactions begin and end below, by one statement each, for SQLAlchemy's way costs more than what is done in them.
+        self._engine = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT", connect_args=arguments)
         event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
+        self._connection: Connection | None = None
 
     @contextmanager
     def begin(self, ids: Iterable[str], *, writes: bool) -> Iterator[Connection]:
@@ -57,13 +58,17 @@ class Sqlite:
         if writes:
             fcntl.flock(self._turn, fcntl.LOCK_EX)
         try:
-            with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
-                yield connection
+            self._connection = self._connection or self._engine.connect()
+            with _transaction(self._connection, writes=writes):
+                yield self._connection
         finally:
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
+            if writes:
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Disconnects."""
+        if self._connection is not None:
+            self._connection.close()
         self._engine.dispose()
         os.close(self._turn)
 
@@ -105,9 +110,17 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _begin(connection: Connection) -> None:
+@contextmanager
+def _transaction(connection: Connection, *, writes: bool) -> Iterator[None]:
+    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     # Who may write says so first: a transaction that has read cannot begin to write after another has written.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        yield
+        driver.execute("COMMIT")
+    finally:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
 
 
 _LOCK = text("SELECT pg_advisory_xact_lock(n) FROM unnest(CAST(:numbers AS bigint[])) AS n")

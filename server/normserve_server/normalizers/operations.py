@@ -87,22 +87,31 @@ def delete(id_: str, etag: str, *, allow_missing: bool) -> Operation:
     return Operation(run, (id_,))
 
 
-def update(id_: str, uid: str, statistics: Any, method: str, key: str) -> Operation:
-    """Merges an input's statistics, which were computed for the normalizer `uid`. Gives `Updated`."""
+def update(id_: str, statistics: Callable[[Record], Any], method: str, key: str) -> Operation:
+    """Merges an input's statistics, as `statistics` gives them for the normalizer. Gives `Updated`."""
 
     def run(transaction: Transaction) -> Updated:
         record = transaction.existing(id_)
         answer = transaction.answered(key, method)
         if answer is not None:
             return Updated(record, answer.sequence)
-        if record.uid != uid:
-            raise StaleError
-        record = record.observed(record.layer.merged(record.state, statistics), transaction.moment)
+        record = record.observed(record.layer.merged(record.state, statistics(record)), transaction.moment)
         transaction.put(record)
         transaction.remember(key, Answer(method, record.sequence))
         return Updated(record, record.sequence)
 
     return Operation(run, (id_,), key)
+
+
+def computed(uid: str, statistics: Any) -> Callable[[Record], Any]:
+    """Gives `update` the statistics that were computed before, for the normalizer `uid`; it raises StaleError for another."""
+
+    def given(record: Record) -> Any:
+        if record.uid != uid:
+            raise StaleError
+        return statistics
+
+    return given
 
 
 def load(id_: str, etag: str, tensors: State, version: int, key: str) -> Operation:

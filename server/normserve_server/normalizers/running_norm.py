@@ -65,8 +65,9 @@ class RunningNorm:
         if not count:
             return None
         with np.errstate(all="ignore"):
-            mean = samples.mean(0)
-            return Moments(count, np.asarray(mean), np.asarray(np.square(samples - mean).mean(0)))
+            mean = np.add.reduce(samples) / count
+            away = samples - mean
+            return Moments(count, np.asarray(mean), np.asarray(np.add.reduce(away * away) / count))
 
     def merged(self, state: State, statistics: Moments | None) -> State:
         """The state after an update."""

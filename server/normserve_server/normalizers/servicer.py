@@ -21,7 +21,7 @@ from normserve_server.normalizers.records import Record
 from normserve_server.normalizers.store import RETRY_AFTER_MS, Store
 from normserve_server.workers import Worker
 
-INLINE_BYTES = 32 * 1024  # of a tensor that is computed on the loop, in less time than a thread hop takes
+INLINE_BYTES = 32 * 1024  # of a tensor that is computed on the loop or in a transaction: it takes less than a thread hop
 PAGE_SIZE = 50
 MOST_PAGE_SIZE = 1000
 MOST_KNOWN = 4096
@@ -146,16 +146,27 @@ class NormalizerServicer:
         return outcome
 
     async def _update(self, id_: str, x: Array, method: str, key: str) -> Updated:
+        updated: Updated
+        if x.nbytes < INLINE_BYTES:
+            updated = await self._store.run(operations.update(id_, lambda record: record.layer.observed(x), method, key))
+        else:
+            updated = await self._update_by_much(id_, x, method, key)
+        self._updates.inc()
+        return updated
+
+    async def _update_by_much(self, id_: str, x: Array, method: str, key: str) -> Updated:
+        """Updates by what is computed before the transaction, for what the normalizer is known to be."""
         known = self._known.get(id_) or await self._fresh(id_)
         while True:
             statistics = await self._observed(known, x)
             try:
-                updated: Updated = await self._store.run(operations.update(id_, known.uid, statistics, method, key))
+                updated: Updated = await self._store.run(
+                    operations.update(id_, operations.computed(known.uid, statistics), method, key)
+                )
             except StaleError:
                 known = await self._fresh(id_)
-                continue
-            self._updates.inc()
-            return updated
+            else:
+                return updated
 
     async def _observed(self, known: Record, x: Array) -> Any:
         try:

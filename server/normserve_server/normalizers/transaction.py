@@ -56,10 +56,10 @@ class Transaction:
         wanted = sorted(set(ids))
         self._found = dict.fromkeys(wanted)
         for part in _parts(wanted):
-            rows = self._connection.execute(select(normalizers).where(normalizers.c.id.in_(part)))
+            rows = self._connection.execute(_FIND, {"ids": part})
             self._found.update((row.id, _record(row)) for row in rows)
         for part in _parts(sorted(set(keys))):
-            rows = self._connection.execute(select(answers).where(answers.c.key.in_(part)))
+            rows = self._connection.execute(_FIND_ANSWERS, {"keys": part})
             self._answers.update((row.key, Answer(row.method, row.sequence, row.answer)) for row in rows)
 
     def get(self, id: str) -> Record | None:  # noqa: A002 - the field's name
@@ -120,7 +120,7 @@ class Transaction:
                 new.append(_row(record))
             else:
                 changed.append({"key": id_} | {f"new_{name}": value for name, value in _row(record).items()})
-        statements = ((_DELETE, gone), (_UPDATE, changed), (insert(normalizers), new), (insert(answers), self._new_answers))
+        statements = ((_DELETE, gone), (_UPDATE, changed), (_INSERT, new), (_INSERT_ANSWERS, self._new_answers))
         for statement, rows in statements:
             if rows:
                 self._connection.execute(statement, rows)
@@ -134,6 +134,9 @@ class Transaction:
         self._connection.execute(delete(answers).where(answers.c.position.in_(old.with_for_update(skip_locked=True))))
 
 
+_FIND = select(normalizers).where(normalizers.c.id.in_(bindparam("ids", expanding=True)))
+_FIND_ANSWERS = select(answers).where(answers.c.key.in_(bindparam("keys", expanding=True)))
+_INSERT, _INSERT_ANSWERS = insert(normalizers), insert(answers)
 _DELETE = delete(normalizers).where(normalizers.c.id == bindparam("key"))
 _UPDATE = (
     update(normalizers)

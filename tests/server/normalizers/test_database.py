@@ -17,6 +17,7 @@ from normserve_server.errors import OverloadedError, StateError, StateFullError
 from normserve_server.normalizers import tables
 from normserve_server.normalizers.database import Database
 from normserve_server.normalizers.store import Store
+from normserve_server.workers import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 
@@ -123,7 +124,7 @@ async def test_commits_are_flushed_and_the_file_is_the_users_alone(service: Serv
 
 async def test_a_call_that_comes_when_too_many_wait_is_refused_at_once(service: Service) -> None:
     await service.create()
-    store = Store(service.store._database, service.store._metrics, 2)
+    store = Store(service.store._database, Worker("normalizers"), service.store._metrics, 2)
     try:
         operation = service.servicer
         store._waiting = [(None, asyncio.get_running_loop().create_future()) for _ in range(2)]
