@@ -45,7 +45,7 @@ class ConflictError(ServiceError):
 
 
 class StateError(ServiceError):
-    """The normalizers' state cannot be read or written now; nothing was changed."""
+    """The normalizers' state cannot be read or written now."""
 
 
 class StateFullError(StateError):

@@ -138,4 +138,4 @@ def _refusal(error: Exception) -> StateError:
     reason = str(cause).strip().partition("\n")[0]
     full = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == DISK_FULL
     kind = StateFullError if full else StateError
-    return kind(f"state: it cannot be read or written now, and nothing was changed: {reason}")
+    return kind(f"state: it cannot be read or written now: {reason}")

@@ -76,7 +76,7 @@ def change(id_: str, etag: str, changed: Callable[[Record], tuple[Layer, bool]])
 
 
 def delete(id_: str, etag: str, *, allow_missing: bool) -> Operation:
-    """Deletes a normalizer. What was answered under its request ids is known still."""
+    """Deletes a normalizer, and what was answered under its request ids."""
 
     def run(transaction: Transaction) -> None:
         if allow_missing and transaction.get(id_) is None:

@@ -17,6 +17,7 @@ from normserve_server.normalizers.records import Record, packed, unpacked
 from normserve_server.normalizers.tables import answers, normalizers
 
 MOST_KEYS = 500  # in one query
+AFTER_SLASH = chr(ord("/") + 1)  # what begins with an id and a slash lies between the id and a slash, and the id and this
 
 
 class Answer(NamedTuple):
@@ -49,6 +50,7 @@ class Transaction:
         self._staged: dict[str, Record | None] = {}
         self._answers: dict[str, Answer] = {}
         self._new_answers: list[dict[str, Any]] = []
+        self._forgotten: list[str] = []
         self.moment = time.time_ns() // 1000
 
     def read(self, ids: Iterable[str], keys: Iterable[str]) -> None:
@@ -82,8 +84,12 @@ class Transaction:
         self._staged[record.id] = record
 
     def remove(self, id: str) -> None:  # noqa: A002
-        """Stages a normalizer's end."""
+        """Stages a normalizer's end, and that of its request ids' answers: who makes it anew may use them again."""
         self._staged[id] = None
+        self._forgotten.append(id)
+        prefix = f"{id}/"
+        self._answers = {key: answer for key, answer in self._answers.items() if not key.startswith(prefix)}
+        self._new_answers = [answer for answer in self._new_answers if not answer["key"].startswith(prefix)]
 
     def answered(self, key: str, method: str) -> Answer | None:
         """What was answered under this key; None where nothing is known of it.
@@ -120,12 +126,19 @@ class Transaction:
                 new.append(_row(record))
             else:
                 changed.append({"key": id_} | {f"new_{name}": value for name, value in _row(record).items()})
-        statements = ((_DELETE, gone), (_UPDATE, changed), (_INSERT, new), (_INSERT_ANSWERS, self._new_answers))
+        forgotten = [{"first": f"{id_}/", "end": f"{id_}{AFTER_SLASH}"} for id_ in self._forgotten]
+        statements = (
+            (_DELETE, gone),
+            (_UPDATE, changed),
+            (_INSERT, new),
+            (_FORGET, forgotten),
+            (_INSERT_ANSWERS, self._new_answers),
+        )
         for statement, rows in statements:
             if rows:
                 self._connection.execute(statement, rows)
         self._found |= self._staged
-        self._staged, self._new_answers = {}, []
+        self._staged, self._new_answers, self._forgotten = {}, [], []
 
     def trim(self) -> None:
         """Deletes answers beyond those that are kept."""
@@ -136,6 +149,7 @@ class Transaction:
 
 _FIND = select(normalizers).where(normalizers.c.id.in_(bindparam("ids", expanding=True)))
 _FIND_ANSWERS = select(answers).where(answers.c.key.in_(bindparam("keys", expanding=True)))
+_FORGET = delete(answers).where(answers.c.key >= bindparam("first"), answers.c.key < bindparam("end"))
 _INSERT, _INSERT_ANSWERS = insert(normalizers), insert(answers)
 _DELETE = delete(normalizers).where(normalizers.c.id == bindparam("key"))
 _UPDATE = (

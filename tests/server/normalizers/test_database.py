@@ -53,7 +53,7 @@ async def test_on_a_full_disk_calls_are_refused_and_the_state_is_as_it_was(small
         return_exceptions=True,
     )
     assert {type(one) for one in refused} == {StateFullError}, refused
-    assert "nothing was changed" in str(refused[0])
+    assert "it cannot be read or written now" in str(refused[0])
     assert await service("GetStateDict", name="normalizers/obs") == before
     ballast.unlink()
     assert await service.observe(X) == 2

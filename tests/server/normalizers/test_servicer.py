@@ -180,7 +180,7 @@ async def test_a_request_id_is_answered_again_and_not_applied_twice(service, met
     assert (await service("GetNormalizer", name=NAME)).sequence == 3
 
 
-async def test_a_request_id_outlives_the_normalizer_and_the_process(services: Callable) -> None:
+async def test_a_request_id_outlives_the_process(services: Callable) -> None:
     one = services()
     fields = {"normalizer_id": "obs", "normalizer": pb.Normalizer(**BATCH_NORM), "request_id": "c"}
     made = await one("CreateNormalizer", **fields)
@@ -190,10 +190,35 @@ async def test_a_request_id_outlives_the_normalizer_and_the_process(services: Ca
     assert await other("CreateNormalizer", **fields) == made
     with pytest.raises(InvalidRequestError, match="request_id: a call of ObserveNormalizer had the same one"):
         await other.apply(X, request_id="o")
-    await other("DeleteNormalizer", name=NAME)
-    assert await one("CreateNormalizer", **fields) == made
-    with pytest.raises(NotFoundError):
-        await one("GetNormalizer", name=NAME)
+
+
+async def test_request_ids_end_with_their_normalizer_and_with_no_other(service) -> None:
+    others = ("obs-2", "obs.2", "obs0", "ob")
+    for id_ in ("obs", *others):
+        await service.create(id_)
+        await service.observe(X, id_, request_id="o")
+        await service.observe(X, id_, request_id="\U0010ffff")
+    await service("DeleteNormalizer", name=NAME)
+    await service.create()
+    assert await service.observe(X, request_id="o") == 1
+    assert await service.observe(X, request_id="\U0010ffff") == 2
+    for id_ in others:
+        assert await service.observe(X, id_, request_id="o") == 1
+
+
+async def test_a_normalizer_that_is_made_anew_within_one_group_knows_no_request_ids(service) -> None:
+    await service.create()
+    await service.observe(X, request_id="o")
+    calls = (
+        service.observe(X),  # the others come together after it
+        service.observe(X, request_id="p"),
+        service("DeleteNormalizer", name=NAME),
+        service.create(),
+        service.observe(X, request_id="o"),
+        service.observe(X, request_id="p"),
+    )
+    assert (await asyncio.gather(*calls))[-2:] == [1, 2]
+    assert await service.observe(X, request_id="p") == 2
 
 
 async def test_load_state_dict_is_not_carried_out_twice(service) -> None:
