@@ -204,7 +204,7 @@ class App:
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [normalization], normalization.codecs),
-            door.service(NORMALIZERS, [self._normalizers()]),
+            door.service(NORMALIZERS, [self._normalizers()], NormalizerServicer.codecs),
         )
         options = transport.options(self._settings.keepalive_seconds, shares_port=self._side.shares_port)
         return transport.server(options, handlers, self._health.servicer)

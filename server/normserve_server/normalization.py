@@ -1,42 +1,26 @@
 """`normserve.v1.NormalizationService`: tensors in, normalized ones out, one a call or one after the other in a stream."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from normserve_proto import normalization_pb2 as pb
-from normserve_proto import tensor_field, tensors, wire
-from normserve_proto.tensors import Array, Buffer
+from normserve_proto import wire
+from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
-from normserve_server.errors import InvalidRequestError, OverloadedError
+from normserve_server.errors import OverloadedError
 from normserve_server.interceptors import Codec
 from normserve_server.operations import operation
 from normserve_server.operators import Normalized
 from normserve_server.refusals import Refusal
 from normserve_server.streaming import StreamCodec
+from normserve_server.tensor_calls import Answer, Request, parser, parts, serialize, small
 from normserve_server.workers import Worker
 
 RETRY_AFTER_MS = 50
 INLINE_BYTES = 32 * 1024  # on this much an operator holds the loop for 10 to 21 us (two cores, torch 2.13)
 MOST_AHEAD = 8  # messages of a stream: enough for one to be computed while others are read and written
 _INPUT = 1  # NormalizeRequest.input
-_OUTPUT = 1  # NormalizeResponse.output
 _RESPONSE = 1  # NormalizeStreamResponse.response
-
-
-class Request(NamedTuple):
-    """A NormalizeRequest; its input is in `message` where `input` is None."""
-
-    message: pb.NormalizeRequest
-    input: pb.Tensor | None
-    data: Buffer | None
-
-
-class Answer(NamedTuple):
-    """A NormalizeResponse, without its output, and the output."""
-
-    message: pb.NormalizeResponse
-    output: Array
 
 
 class NormalizationServicer:
@@ -76,21 +60,13 @@ class NormalizationServicer:
         return _answer(request, compute() if x.nbytes < INLINE_BYTES else await self._worker.call(compute), call)
 
 
-def parse(data: bytes) -> Request:
-    """Reads a message; a big input stays a view of it."""
-    head, tensor, elements = tensor_field.split(data, _INPUT)
-    return Request(pb.NormalizeRequest.FromString(head), tensor, elements)
-
-
-def serialize(answer: Answer) -> bytes:
-    """Writes an answer; the output's memory is copied once."""
-    return b"".join(_parts(answer))
+parse = parser(pb.NormalizeRequest, _INPUT)
 
 
 def serialize_message(answer: Answer) -> bytes:
-    """Writes an answer as one of a stream; likewise."""
-    parts = _parts(answer)
-    return b"".join((wire.prefix(_RESPONSE, sum(map(len, parts))), *parts))
+    """Writes an answer as one of a stream."""
+    message = parts(answer)
+    return b"".join((wire.prefix(_RESPONSE, sum(map(len, message))), *message))
 
 
 def refuse(_data: bytes, refusal: Refusal) -> bytes:
@@ -102,16 +78,9 @@ def refuse(_data: bytes, refusal: Refusal) -> bytes:
 STREAM = StreamCodec(parse, serialize_message, refuse, MOST_AHEAD)
 
 
-def _parts(answer: Answer) -> Sequence[Buffer]:
-    return tensor_field.parts(answer.message.SerializeToString(), _OUTPUT, answer.output, tensors.encode(answer.output))
-
-
 def _read(request: Request, call: Call) -> tuple[Array, Callable[[], Normalized]]:
-    message = request.message
-    if request.input is None and not message.HasField("input"):
-        raise InvalidRequestError("input: required, got none")
-    x = tensor_field.decode("input", message.input if request.input is None else request.input, request.data)
-    compute = operation(x, message)
+    x = request.array()
+    compute = operation(x, request.message)
     call.lap("decode")
     return x, compute
 
@@ -126,6 +95,4 @@ def _answer(request: Request, normalized: Normalized, call: Call) -> Answer:
 
 
 def _tensor(array: Array | None) -> pb.Tensor | None:
-    if array is None:
-        return None
-    return pb.Tensor(datatype=tensors.datatype_of(array), shape=array.shape, data=bytes(tensors.encode(array)))
+    return None if array is None else small(array)

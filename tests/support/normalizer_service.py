@@ -28,7 +28,11 @@ class Service:
 
     async def __call__(self, method: str, **fields: Any) -> Any:
         request = getattr(pb, f"{method}Request")(**fields)
-        return await getattr(self.servicer, method)(request, Call(method))
+        parse, serialize = self.servicer.codecs.get(method, (type(request).FromString, None))
+        answer = await getattr(self.servicer, method)(parse(request.SerializeToString()), Call(method))
+        if method == "ApplyNormalizer":
+            return pb.ApplyNormalizerResponse.FromString(serialize(answer))
+        return answer
 
     async def create(self, id_: str = "obs", **fields: Any) -> pb.Normalizer:
         fields = fields or {"running_norm": pb.RunningNormLayer(shape=[2])}

@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from google.protobuf import empty_pb2
 from normserve_proto import normalization_pb2, tensors
@@ -12,6 +12,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, OverloadedError
+from normserve_server.interceptors import Codec
 from normserve_server.metrics import Metrics
 from normserve_server.normalizers import changes, messages, operations, snapshots, tables
 from normserve_server.normalizers.database import Operation
@@ -19,12 +20,14 @@ from normserve_server.normalizers.layer import SINCE_COUNTED, State
 from normserve_server.normalizers.operations import StaleError, Updated
 from normserve_server.normalizers.records import Record
 from normserve_server.normalizers.store import RETRY_AFTER_MS, Store
+from normserve_server.tensor_calls import Answer, Request, parser, serialize, small
 from normserve_server.workers import Worker
 
 INLINE_BYTES = 32 * 1024  # of a tensor that is computed on the loop or in a transaction: it takes less than a thread hop
 PAGE_SIZE = 50
 MOST_PAGE_SIZE = 1000
 MOST_KNOWN = 4096
+_INPUT = 2  # of what has one
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{tables.MOST_ID - 1}}}")
 
 
@@ -37,6 +40,11 @@ class NormalizerServicer:
         metrics: where updates are counted.
         most_waiting: calls for that thread; the next one is refused.
     """
+
+    codecs: ClassVar[dict[str, Codec]] = {
+        "ApplyNormalizer": (parser(pb.ApplyNormalizerRequest, _INPUT), serialize),
+        "ObserveNormalizer": (parser(pb.ObserveNormalizerRequest, _INPUT), pb.ObserveNormalizerResponse.SerializeToString),
+    }
 
     def __init__(self, store: Store, worker: Worker, metrics: Metrics, most_waiting: int) -> None:
         self._store = store
@@ -95,11 +103,10 @@ class NormalizerServicer:
         await self._run(operations.delete(_id(request.name), request.etag, allow_missing=request.allow_missing), call)
         return empty_pb2.Empty()
 
-    async def ApplyNormalizer(  # noqa: N802
-        self, request: pb.ApplyNormalizerRequest, call: Call
-    ) -> pb.ApplyNormalizerResponse:
+    async def ApplyNormalizer(self, received: Request, call: Call) -> Answer:  # noqa: N802
         """Normalizes a tensor and, in training, updates the statistics."""
-        id_, x = _id(request.name), _input(request)
+        request, x = received.message, received.array()
+        id_ = _id(request.name)
         call.lap("decode")
         record = await self._now_or_known(id_, request.mode)
         training = messages.training_of(request.mode) if request.mode else record.training
@@ -108,13 +115,12 @@ class NormalizerServicer:
             record, sequence = await self._update(id_, x, "ApplyNormalizer", _key(id_, request.request_id))
         output = await self._computed(lambda: record.layer.normalized(x, record.state, training=training), x)
         call.lap("compute")
-        return pb.ApplyNormalizerResponse(output=_tensor(output), sequence=sequence)
+        return Answer(pb.ApplyNormalizerResponse(sequence=sequence), output)
 
-    async def ObserveNormalizer(  # noqa: N802
-        self, request: pb.ObserveNormalizerRequest, call: Call
-    ) -> pb.ObserveNormalizerResponse:
+    async def ObserveNormalizer(self, received: Request, call: Call) -> pb.ObserveNormalizerResponse:  # noqa: N802
         """Updates the statistics."""
-        id_, x = _id(request.name), _input(request)
+        request, x = received.message, received.array()
+        id_ = _id(request.name)
         call.lap("decode")
         updated = await self._update(id_, x, "ObserveNormalizer", _key(id_, request.request_id))
         call.lap("compute")
@@ -123,7 +129,7 @@ class NormalizerServicer:
     async def GetStateDict(self, request: pb.GetStateDictRequest, call: Call) -> pb.StateDict:  # noqa: N802
         """Gives what the layer's state_dict() holds."""
         record: Record = await self._run(operations.get(_id(request.name)), call)
-        named = (pb.NamedTensor(name=n, tensor=_tensor(array)) for n, array in record.layer.exported(record.state).items())
+        named = (pb.NamedTensor(name=n, tensor=small(array)) for n, array in record.layer.exported(record.state).items())
         return pb.StateDict(tensors=named, etag=record.etag, sequence=record.sequence)
 
     async def LoadStateDict(self, request: pb.LoadStateDictRequest, call: Call) -> pb.Normalizer:  # noqa: N802
@@ -231,12 +237,6 @@ def _key(id_: str, request_id: str) -> str:
     return operations.key(id_, request_id)
 
 
-def _input(request: Any) -> Array:
-    if not request.HasField("input"):
-        raise InvalidRequestError("input: required, got none")
-    return _array("input", request.input)
-
-
 def _arrays(named: Iterable[pb.NamedTensor]) -> State:
     state: State = {}
     for one in named:
@@ -248,11 +248,6 @@ def _arrays(named: Iterable[pb.NamedTensor]) -> State:
 
 def _array(name: str, tensor: normalization_pb2.Tensor) -> Array:
     return tensors.decode(name, tensor.datatype, tensor.shape, tensor.data)
-
-
-def _tensor(array: Array) -> normalization_pb2.Tensor:
-    data = bytes(tensors.encode(array))
-    return normalization_pb2.Tensor(datatype=tensors.datatype_of(array), shape=array.shape, data=data)
 
 
 def _token(id_: str) -> str:
