@@ -145,6 +145,14 @@ def test_what_is_no_number_passes_as_in_torch(value: float, shape: tuple[int, ..
     agree("normalize", x)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_number_passes_as_in_torch_also_over_many_channels(value: float) -> None:
+    x = draw((16, 8, 1024), np.float32)
+    x[1, 1, 1] = value
+    agree("normalize", x)
+    agree("local_response_norm", x, 3)
+
+
 BIG = [(32, 64, 28, 28), (1, 8, 158, 158), (8, 64, 3125), (64, 32, 7, 9), (16, 8, 2, 4, 64)]
 
 
@@ -187,6 +195,33 @@ def test_instance_norm_of_big_tensors_is_group_norm(shape: tuple[int, ...], kind
         *(None if value is None else to_torch(value.astype(np.float64)) for value in (weight, bias)),
     )
     np.testing.assert_allclose(operators.instance_norm(x, None, None, weight, bias).output, true.numpy(), atol=5e-6)
+
+
+LENGTHS: list[tuple[str, tuple[Any, ...]]] = [
+    ("normalize", ()),
+    ("normalize", (2.0, 1, 5.0)),
+    *(
+        ("local_response_norm", arguments)
+        for arguments in [(1,), (2,), (3, 0.5), (5, 1e-2, 0.5), (8, 0.0, 2.0, 3.0), (7, 1.0, -1.0)]
+    ),
+]
+
+
+@pytest.mark.parametrize("shape", [*BIG, (300, 8, 40), (2, 500, 77), (1, 9, 100_000)])
+@pytest.mark.parametrize(("name", "arguments"), LENGTHS)
+def test_lengths_in_big_tensors_are_a_unit_in_the_last_place_from_the_truth(
+    name: str, arguments: tuple[Any, ...], shape: tuple[int, ...]
+) -> None:
+    x = draw(shape, np.float32)
+    got = getattr(operators, name)(x, *arguments).output
+    true = getattr(F, name)(torch.from_numpy(x).double(), *arguments).float().numpy()
+    assert got.shape == shape
+    assert (np.abs(got - true) <= np.spacing(np.abs(true))).all()
+
+
+@pytest.mark.parametrize("arguments", [(3, -1e-4), (3, 1e-4, 0.75, -2.0), (40,), (3, np.nan), (3, np.inf)])
+def test_local_response_norm_of_big_tensors_with_unusual_arguments_is_torchs(arguments: tuple[float, ...]) -> None:
+    agree("local_response_norm", draw((16, 32, 256), np.float32), *arguments)
 
 
 def test_a_first_sample_unlike_the_others_costs_no_exactness() -> None:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
+from normserve_server.operators import fast_length
 from normserve_server.operators.arrays import Normalized, array, operator, tensor
 
 
@@ -33,6 +34,9 @@ def local_response_norm(
     x = tensor(input)
     if size <= 0:
         raise InvalidRequestError(f"size must be > 0, got {size}")
+    output = fast_length.local_response_norm(x, size, alpha, beta, k)
+    if output is not None:
+        return Normalized(array(output, input.dtype))
     # A window that has all channels in it grows only by zeros, which torch would make room for.
     window = min(size, max(2 * x.size(1), 1)) if x.dim() > 1 else size
     return Normalized(array(F.local_response_norm(x, window, alpha * (window / size), beta, k), input.dtype))
@@ -56,4 +60,6 @@ def normalize(
     Raises:
         InvalidRequestError: the dtype does not fit, or there is no such axis.
     """
-    return Normalized(array(F.normalize(tensor(input), p, dim, eps), input.dtype))
+    x = tensor(input)
+    output = fast_length.normalize(x, eps) if p == 2 and dim in (1, 1 - x.dim()) else None
+    return Normalized(array(F.normalize(x, p, dim, eps) if output is None else output, input.dtype))
