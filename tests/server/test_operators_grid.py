@@ -207,7 +207,7 @@ LENGTHS: list[tuple[str, tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize("shape", [*BIG, (300, 8, 40), (2, 500, 77), (1, 9, 100_000)])
+@pytest.mark.parametrize("shape", [*BIG, (300, 8, 40), (2, 500, 77), (1, 9, 100_000), (700, 8, 128)])
 @pytest.mark.parametrize(("name", "arguments"), LENGTHS)
 def test_lengths_in_big_tensors_are_a_unit_in_the_last_place_from_the_truth(
     name: str, arguments: tuple[Any, ...], shape: tuple[int, ...]

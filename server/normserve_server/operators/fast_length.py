@@ -13,7 +13,7 @@ from normserve_server.operators.arrays import Optional
 LEAST_ELEMENTS = 64 * 1024
 LEAST_SPATIAL = 32
 LEAST_CHANNELS, MOST_CHANNELS = 8, 512
-BLOCK = 64 * 1024  # elements
+BLOCK = 512 * 1024  # elements; with smaller ones threads wait for each other too often, which a busy machine makes slow
 MOST_WINDOW = 16
 FLOAT32_MAX = torch.finfo(torch.float32).max  # of a sum of squares; PyTorch's overflows beyond, and there are NaN and infinity
 
