@@ -1,11 +1,11 @@
 """PyTorch's normalization operators on numpy arrays: its kernels, its semantics, its words when it refuses.
 
-This package is the only place of the service that knows torch. FP16 and BF16 compute in float32 and are rounded once. What
-PyTorch does in place, updating running statistics, is done on copies, and the copies are returned.
+Beside `normalizers.kernels`, this package is the only place of the service that knows torch. FP16 and BF16 compute in float32
+and are rounded once. What PyTorch does in place, updating running statistics, is done on copies, and the copies are returned.
 
 Everywhere: `input` is FP16, BF16, FP32 or FP64; parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and
-`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for big tensors in four: see
-`fast` and `fast_length`.
+`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for big tensors in four
+operators: see `fast` and `fast_length`.
 """
 
 import numpy as np
