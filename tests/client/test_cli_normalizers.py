@@ -109,7 +109,10 @@ class TestReading:
         assert described["state"]["count"] == {"datatype": "FP64", "shape": [], "data": 4.0}
         assert described["state"]["var"]["data"][0][0] == "NaN"
 
-    @pytest.mark.parametrize("command", [["get", "nobody"], ["delete", "nobody"], ["export", "nobody", "x.safetensors"]])
+    @pytest.mark.parametrize(
+        "command",
+        [["get", "nobody"], ["update", "nobody", "--clip=1"], ["delete", "nobody"], ["export", "nobody", "x.safetensors"]],
+    )
     def test_a_name_that_is_none(self, normserve, command, address, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         refused(normserve("normalizers", *command), 1, "NOT_FOUND", address, "nobody")
@@ -123,6 +126,35 @@ class TestReading:
     def test_the_timeout(self, normserve, plan):
         plan.delay_s = 30
         refused(normserve("normalizers", "get", "obs", "--timeout", "0.1"), 1, "DEADLINE_EXCEEDED")
+
+
+class TestUpdate:
+    @pytest.mark.parametrize(
+        ("arguments", "mask", "text"),
+        [
+            (["--evaluation"], ["mode"], "evaluation"),
+            (["--training"], ["mode"], "training"),
+            (["--momentum", "0.25"], ["batch_norm.momentum", "batch_norm.cumulative"], "momentum=0.25"),
+            (["--cumulative"], ["batch_norm.momentum", "batch_norm.cumulative"], "momentum=None"),
+        ],
+    )
+    def test_what_is_given_is_changed_and_nothing_else(self, normserve, client, plan, arguments, mask, text):
+        client.normalizer("features").create(BatchNormLayer(3))
+        code, out, err = normserve("normalizers", "update", "features", *arguments)
+        assert (code, err) == (0, "")
+        assert text in "".join(out.split())
+        assert plan.seen[-1].method == "UpdateNormalizer"
+        assert list(plan.seen[-1].request.update_mask.paths) == mask
+
+    @pytest.mark.usefixtures("obs")
+    @pytest.mark.parametrize(("arguments", "clip"), [(["--clip", "5"], "clip=5.0"), (["--no-clip"], "clip=None")])
+    def test_clip(self, normserve, arguments, clip):
+        assert clip in "".join(normserve("normalizers", "update", "obs", *arguments)[1].split())
+
+    @pytest.mark.parametrize("pair", [["--cumulative", "--momentum=0.1"], ["--no-clip", "--clip=1"]])
+    def test_options_that_exclude_each_other(self, normserve, plan, pair):
+        refused(normserve("normalizers", "update", "obs", *pair), 2, "exclude each other")
+        assert not plan.seen
 
 
 class TestMoving:

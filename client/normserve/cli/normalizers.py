@@ -17,6 +17,7 @@ from normserve.cli import arrays, normalizer_layers
 from normserve.cli.console import DEFAULT_ADDRESS, Address, InputError, Timeout, connected, out
 from normserve.cli.normalizer_layers import Kind
 from normserve.layers import Layer, NormalizerInfo
+from normserve.normalizer_requests import KEEP, Keep
 
 app = typer.Typer(help="Normalizers: layers in a server, whose running statistics many callers share.", no_args_is_help=True)
 
@@ -96,6 +97,38 @@ def create(
 
 
 @app.command()
+def update(
+    name: Name,
+    momentum: Annotated[float | None, typer.Option(help="Share of a batch in the running statistics.")] = None,
+    cumulative: Annotated[bool, typer.Option("--cumulative", help="Average over all batches: torch's momentum=None.")] = False,
+    clip: Annotated[float | None, typer.Option(help="Largest absolute value of a running_norm's output.")] = None,
+    no_clip: Annotated[bool, typer.Option("--no-clip", help="No largest absolute value.")] = False,
+    training: Annotated[
+        bool | None,
+        typer.Option("--training/--evaluation", help="Whether to train where a call does not say so.", show_default=False),
+    ] = None,
+    address: Address = DEFAULT_ADDRESS,
+    timeout: Timeout = None,
+) -> None:
+    """Change a normalizer's momentum, clip or mode; its state stays as it is.
+
+    [bold]Examples[/bold]
+
+    normserve normalizers update features --evaluation
+
+    normserve normalizers update features --momentum 0.01
+    """
+    with connected(address) as client:
+        info = client.normalizer(name).update(
+            momentum=_change("--momentum", momentum, "--cumulative", nothing=cumulative),
+            clip=_change("--clip", clip, "--no-clip", nothing=no_clip),
+            training=training,
+            timeout=timeout,
+        )
+    out.print(_table([info]))
+
+
+@app.command()
 def delete(name: Name, address: Address = DEFAULT_ADDRESS, timeout: Timeout = None) -> None:
     """Delete a normalizer with its state.
 
@@ -154,6 +187,13 @@ def import_snapshot(
     with connected(address) as client:
         info = client.normalizer(name).restore(snapshot, timeout=timeout)
     out.print(_table([info]))
+
+
+def _change(option: str, value: float | None, off: str, *, nothing: bool) -> float | Keep | None:
+    """What two options that exclude each other say of one value."""
+    if nothing and value is not None:
+        raise InputError(f"{off} and {option} exclude each other")
+    return value if nothing or value is not None else KEEP
 
 
 def _table(found: Iterable[NormalizerInfo]) -> Table:
