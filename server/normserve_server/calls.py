@@ -27,6 +27,8 @@ class Call:
         moments: when the message came, and then when each of them ended, by `now`.
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
         ran_alone: whether that run was for it only, and is not noted anywhere else.
+        cut_short: "deadline" or "cancelled" where nobody waits for its answer any more; else empty.
+        trace_id: of the trace that it belongs to, 32 hexadecimal digits; None where it is not traced.
     """
 
     model = ""
@@ -37,6 +39,8 @@ class Call:
     samples = 0
     laps: Laps | None = None
     ran_alone = False
+    cut_short = ""
+    trace_id: str | None = None
 
     def __init__(self, method: str, deadline: float | None = None) -> None:
         self.method = method

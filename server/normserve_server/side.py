@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from normserve_server import metrics
+from normserve_server import gpus, service_metrics
 from normserve_server.http.site import Site
 from normserve_server.ports import check_free, joined
 from normserve_server.settings import Settings
@@ -79,8 +79,10 @@ class Alone:
         """Serves metrics and health over HTTP."""
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self._registry.register(collector)
-        metrics.build_info(self._registry, self._version)
-        metrics.in_flight(self._registry, look)
+        service_metrics.build_info(self._registry, self._version)
+        service_metrics.in_flight(self._registry, look)
+        service_metrics.workers(self._registry, lambda: 1)
+        gpus.register(self._registry)
         self._site = Site(self._registry if self._settings.metrics else None, _asynchronous(look))
         port = await self._site.start(self._settings.host, self._settings.http_port)
         return {"http": f"http://{joined(self._settings.host, port)}"}

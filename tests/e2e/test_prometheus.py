@@ -26,7 +26,6 @@ from prometheus_client.parser import text_string_to_metric_families
 ROOT = Path(__file__).parents[2]
 SCRAPE_CONFIG = ROOT / "deploy/prometheus/prometheus.yml"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/latency.json").read_text())
-OPERATIONS = ROOT / "docs/operations.md"
 
 TARGETS = [
     pytest.param(target, id=f"{panel['id']}{target['refId']}-{panel['title']}")
@@ -215,16 +214,3 @@ def test_every_metric_that_the_dashboard_names_is_exported(exported: dict[str, A
     named = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bnormserve_\w+", text)}
     assert named
     assert named <= exported.keys()
-
-
-def test_the_documented_metrics_are_the_exported_ones(exported: dict[str, Any]) -> None:
-    row = re.compile(r"^\| `(normserve_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \| [^|]+ \|$", re.MULTILINE)
-    rows = row.findall(OPERATIONS.read_text().partition("\n## Metrics\n")[2])  # test_workers.py has those of several workers
-    documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    assert documented == exported
-
-
-def test_a_request_for_an_unknown_model_makes_no_label(busy_server: RunningServer, exported: dict[str, Any]) -> None:
-    text = get(busy_server.http_address, "/metrics")
-    assert 'code="NOT_FOUND"' in text
-    assert "absent" not in text

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
-from normserve_server import metrics
+from normserve_server import gpus, service_metrics
 from normserve_server.http.site import Site
 from normserve_server.ports import StartError, joined, reserve
 from normserve_server.processes import child
@@ -53,7 +53,7 @@ class Supervisor:
         self._last = State()
         disable_created_metrics()  # type: ignore[no-untyped-call] # as the workers
         registry = CollectorRegistry()
-        self._restarts = Counter("normserve_worker_restarts", "Workers that died and were replaced.", registry=registry)
+        self._restarts = service_metrics.workers(registry, lambda: len(self._open()))
         self._register(registry)
         self._site = Site(registry if settings.metrics else None, self._look)
 
@@ -155,9 +155,9 @@ class Supervisor:
             registry.register(Merged(self._folder / "metrics", lambda: self._last))
         registry.register(Processes(self._pids))
         registry.register(PLATFORM_COLLECTOR)
-        metrics.build_info(registry, importlib.metadata.version("normserve"))
-        metrics.in_flight(registry, lambda: self._last)
-        Gauge("normserve_workers", "Workers that take calls.", registry=registry).set_function(lambda: len(self._open()))
+        service_metrics.build_info(registry, importlib.metadata.version("normserve"))
+        service_metrics.in_flight(registry, lambda: self._last)
+        gpus.register(registry)
 
     def _pids(self) -> Mapping[str, int]:
         return {str(slot.number): slot.child.pid for slot in self._slots if slot.child is not None}
