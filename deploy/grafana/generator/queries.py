@@ -11,12 +11,12 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 def rate(metric: str, series: str, by: str = "") -> str:
     """The rate of a counter, added up."""
-    return f"{_sum(by)} (rate({metric}{{{series}}}[$__rate_interval]))"
+    return f"{_sum(by)}(rate({metric}{{{series}}}[$__rate_interval]))"
 
 
 def total(metric: str, series: str, by: str = "") -> str:
     """The values of a gauge, added up."""
-    return f"{_sum(by)} ({metric}{{{series}}})"
+    return f"{_sum(by)}({metric}{{{series}}})"
 
 
 def highest(metric: str, series: str, by: str) -> str:
@@ -45,4 +45,4 @@ def mean(histogram: str, series: str, by: str = "") -> str:
 
 
 def _sum(by: str) -> str:
-    return f"sum by ({by})" if by else "sum"
+    return f"sum by ({by}) " if by else "sum"
