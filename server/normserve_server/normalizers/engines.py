@@ -77,12 +77,16 @@ class Postgresql:
     """A database on a server.
 
     Raises:
-        ArgumentError: the URL cannot be read.
+        ArgumentError, StateError: the URL cannot be read.
     """
 
     def __init__(self, url: str) -> None:
-        driver = make_url(url).set(drivername="postgresql+psycopg")
-        self._engine = create_engine(driver, pool_size=1, max_overflow=0, pool_pre_ping=True)
+        try:
+            driver = make_url(url).set(drivername="postgresql+psycopg")
+        except ValueError as error:  # of the port
+            raise StateError(f"state: the URL cannot be read: {error}") from error
+        arguments = {"client_encoding": "utf8"}  # psycopg gives texts as bytes where the database's own is SQL_ASCII
+        self._engine = create_engine(driver, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=arguments)
 
     @contextmanager
     def begin(self, ids: Iterable[str], *, writes: bool) -> Iterator[Connection]:

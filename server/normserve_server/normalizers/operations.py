@@ -33,8 +33,8 @@ class Updated(NamedTuple):
 
 
 def key(id_: str, request_id: str) -> str:
-    """Under which a call's answer is kept; empty where it gave no request id."""
-    return f"{id_}/{request_id}" if request_id else ""
+    """Under which a call's answer is kept, in ASCII, as any database has it; empty where it gave no request id."""
+    return f"{id_}/{request_id.encode('unicode_escape').decode()}" if request_id else ""
 
 
 def create(id_: str, layer: Layer, state: State | None, key: str, *, training: bool) -> Operation:
