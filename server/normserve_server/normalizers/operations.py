@@ -26,10 +26,12 @@ class Updated(NamedTuple):
     Attributes:
         record: the normalizer after it, or at present where the update was made by an earlier call of the same request id.
         sequence: the normalizer's after the update.
+        made: whether this call made it.
     """
 
     record: Record
     sequence: int
+    made: bool = False
 
 
 def key(id_: str, request_id: str) -> str:
@@ -105,7 +107,7 @@ def update(id_: str, statistics: Callable[[Record], Any], method: str, key: str)
         record = record.observed(record.layer.merged(record.state, statistics(record)), transaction.moment)
         transaction.put(record)
         transaction.remember(key, Answer(method, record.sequence))
-        return Updated(record, record.sequence)
+        return Updated(record, record.sequence, made=True)
 
     return Operation(run, (id_,), key)
 

@@ -107,7 +107,7 @@ class NormalizerServicer:
         training = messages.training_of(request.mode) if request.mode else record.training
         sequence = record.sequence
         if training and record.layer.updates:
-            record, sequence = await self._update(id_, x, operations.APPLY, _key(id_, request.request_id))
+            record, sequence, _ = await self._update(id_, x, operations.APPLY, _key(id_, request.request_id))
         refuse = not (training and record.layer.updates)
         output = await self._computed(lambda: record.layer.normalized(x, record.state, training=training), x, refuse=refuse)
         call.lap("compute")
@@ -154,7 +154,7 @@ class NormalizerServicer:
             updated = await self._store.run(operations.update(id_, lambda record: record.layer.observed(x), method, key))
         else:
             updated = await self._update_by_much(id_, x, method, key)
-        self._updates.inc()
+        self._updates.inc(updated.made)
         return updated
 
     async def _update_by_much(self, id_: str, x: Array, method: str, key: str) -> Updated:

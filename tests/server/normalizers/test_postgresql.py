@@ -1,6 +1,7 @@
 """What is PostgreSQL's alone: several servers at once, and connections that end."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from normalizer_service import Service
 from normserve_proto import normalizers_pb2 as pb
 from normserve_server.errors import AlreadyExistsError, StateError
+from normserve_server.normalizers import engines
 from postgresql import Postgresql
 
 pytestmark = [
@@ -76,3 +78,12 @@ async def test_a_url_that_cannot_be_read_is_refused(state: str) -> None:
     with pytest.raises(StateError, match=r"state: the URL cannot be read: .*'port"):
         await service.store.open()
     await service.close()
+
+
+async def test_a_machine_that_does_not_answer_is_not_waited_for(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engines.LIMITS, "connect_timeout", 2)  # psycopg's least
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        service = Service(f"{state.rpartition('@')[0]}@127.0.0.1:{deaf.getsockname()[1]}/database")
+        with pytest.raises(StateError, match="timeout"):
+            await asyncio.wait_for(service.store.open(), 20)
+        await service.close()

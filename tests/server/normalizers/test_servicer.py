@@ -234,7 +234,7 @@ async def test_load_state_dict_is_not_carried_out_twice(service) -> None:
 
 async def test_updates_are_counted(service) -> None:
     await service.create()
-    await asyncio.gather(*(service.observe(X) for _ in range(5)))
+    await asyncio.gather(*(service.observe(X, request_id=str(number % 5)) for number in range(10)))
     assert service.registry.get_sample_value("normserve_normalizer_updates_total") == 5
     assert service.registry.get_sample_value("normserve_normalizer_group_duration_seconds_count") < 6
 
