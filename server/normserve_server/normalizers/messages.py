@@ -145,9 +145,9 @@ def _tracked(m: Any, defaults: Defaults) -> tuple[int, int, float, float | None,
 
 
 def _running_norm(m: pb.RunningNormLayer) -> RunningNorm:
-    shape = tuple(m.shape)
+    shape = tuple(m.shape[:33])
     if len(shape) > 32 or any(extent <= 0 for extent in shape) or math.prod(shape) > MOST_ELEMENTS:
-        raise InvalidRequestError(f"shape has at most 32 extents > 0 and {MOST_ELEMENTS} elements, got {list(shape)[:33]}")
+        raise InvalidRequestError(f"shape has at most 32 extents > 0 and {MOST_ELEMENTS} elements, got {list(shape)}")
     eps = m.eps if m.HasField("eps") else 1e-8
     if not 0 < eps < math.inf:
         raise InvalidRequestError(f"eps is > 0 and finite, got {eps}")
