@@ -4,7 +4,8 @@ This package is the only place of the service that knows torch. FP16 and BF16 co
 PyTorch does in place, updating running statistics, is done on copies, and the copies are returned.
 
 Everywhere: `input` is FP16, BF16, FP32 or FP64; parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and
-`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for two: see `fast`.
+`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for two: see `fast`. Of
+training batch norms of [N, C] they are those on as many threads as compute here, for PyTorch's own depend on that.
 """
 
 import numpy as np
