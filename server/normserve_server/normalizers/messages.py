@@ -81,12 +81,12 @@ def clip_of(m: pb.RunningNormLayer) -> float | None:
     """Reads the largest absolute value of an output; None for no limit.
 
     Raises:
-        InvalidRequestError: it is not > 0.
+        InvalidRequestError: it is not > 0 and finite.
     """
     if not m.HasField("clip"):
         return None
-    if not m.clip > 0:
-        raise InvalidRequestError(f"clip is > 0, got {m.clip}")
+    if not 0 < m.clip < math.inf:
+        raise InvalidRequestError(f"clip is > 0 and finite, got {m.clip}")
     return m.clip
 
 

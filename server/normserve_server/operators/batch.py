@@ -1,16 +1,12 @@
 """Operators that normalize each channel, over the batch or in each sample, and may keep running statistics."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
-from normserve_server.inline import is_small
 from normserve_server.operators import fast
 from normserve_server.operators.arrays import Normalized, Optional, array, operator, parameter, statistic, tensor
-from normserve_server.operators.threads import on_one_thread
 
 
 @operator
@@ -49,8 +45,7 @@ def batch_norm(
         return Normalized(array(torch.batch_norm(x, w, b, mean, var, False, momentum, eps, False), input.dtype))
     output = fast.batch_norm(x, mean, var, w, b, momentum, eps)
     if output is None:
-        whole = partial(F.batch_norm, x, mean, var, w, b, training, momentum, eps)
-        output = on_one_thread(whole) if is_small(input) else whole()  # so that it does not matter where it is computed
+        output = F.batch_norm(x, mean, var, w, b, training, momentum, eps)
     return _with_statistics(output, input, (mean, running_mean), (var, running_var))
 
 

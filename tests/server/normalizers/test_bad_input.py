@@ -47,8 +47,9 @@ CREATES = [
     (norm(running_norm=pb.RunningNormLayer(shape=[2, 0])), r"shape has at most 32 extents > 0 .* got \[2, 0\]"),
     (norm(running_norm=pb.RunningNormLayer(shape=[2**11, 2**11])), "shape has .* 1048576 elements"),
     (norm(running_norm=pb.RunningNormLayer(eps=0)), "eps is > 0 and finite, got 0"),
-    (norm(running_norm=pb.RunningNormLayer(clip=0)), "clip is > 0, got 0"),
-    (norm(running_norm=pb.RunningNormLayer(clip=float("nan"))), "clip is > 0, got nan"),
+    (norm(running_norm=pb.RunningNormLayer(clip=0)), "clip is > 0 and finite, got 0"),
+    (norm(running_norm=pb.RunningNormLayer(clip=float("inf"))), "clip is > 0 and finite, got inf"),
+    (norm(running_norm=pb.RunningNormLayer(clip=float("nan"))), "clip is > 0 and finite, got nan"),
     (norm(batch_norm=BATCH(num_features=1)) | {"request_id": "x" * 129}, "request_id has at most 128 characters"),
     ({"snapshot": b"none"}, "snapshot: no safetensors file"),
 ]
