@@ -158,6 +158,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.spans = counter(
+            "normserve_trace_spans",
+            "Spans for the OpenTelemetry collector: exported, failed, or dropped because too many waited.",
+            ("outcome",),
+            registry=registry,
+        )
         self._series: dict[Key, RequestSeries] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Histogram
 
+from normserve_server import access
 from normserve_server.calls import Call
 from normserve_server.metrics import Metrics
 from normserve_server.statistics import Laps, Statistics
@@ -44,12 +45,14 @@ class Recorder:
 
     Args:
         metrics: what is scraped.
-        traces: what decides which calls are logged.
+        traces: what decides which calls are traced.
+        access_log: whether each call is logged.
     """
 
-    def __init__(self, metrics: Metrics, traces: Traces) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: bool = False) -> None:
         self._metrics = metrics
         self._traces = traces
+        self._access_log = access_log
         self._noted: list[Answered] = []
 
     def note(self, answered: Answered) -> None:
@@ -57,6 +60,11 @@ class Recorder:
         if not self._noted:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
         self._noted.append(answered)
+
+    def decide(self, call: Call) -> None:
+        """Finds out before a call has ended whether it is traced, for whoever logs something of it."""
+        if self._traces.on:
+            self._traces.decide(call)
 
     def flush(self) -> None:
         """Records what was noted."""
@@ -69,6 +77,8 @@ class Recorder:
             alike[key].append(one)
             if self._traces.on:
                 self._traces.note(call, one.code.name, one.seconds)
+            if self._access_log:
+                access.write(call, one.code.name, one.seconds)
         for calls in alike.values():
             self._record(calls)
 
