@@ -164,6 +164,8 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        for outcome in ("exported", "failed", "dropped"):  # from the start, so that the first one is a rise
+            self.spans.labels(outcome)
         self._series: dict[Key, RequestSeries] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:

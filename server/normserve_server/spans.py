@@ -23,6 +23,7 @@ from normserve_server.calls import Batch, Call, now
 
 # By the conventions for gRPC, of servers; what else may come is the caller's doing.
 ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+MOVED_NS = 1_000_000
 COMPUTE = "compute"
 APART = "it failed, and its requests ran once more, each alone"
 
@@ -53,6 +54,7 @@ class Spans:
         self._resource = Resource.create(named | dict(OTELResourceDetector().detect().attributes))
         self._scope = InstrumentationScope("normserve", version, Schemas.V1_44_0.value)
         self._ids = RandomIdGenerator()
+        self._began = 0
 
     def trace_id(self) -> str:
         """Gives the id of a new trace."""
@@ -66,7 +68,7 @@ class Spans:
             code: the name of its status.
             seconds: that it took.
         """
-        to_unix = _to_unix()
+        to_unix = self._to_unix()
         parent, context = self._contexts(call)
         whole = self._span(
             self._methods.get(call.method, call.method),
@@ -94,7 +96,7 @@ class Spans:
         batch.noted += 1
         if batch.noted < batch.requests or not batch.links:
             return
-        to_unix = _to_unix()
+        to_unix = self._to_unix()
         span = self._span(
             "batch",
             self._of(batch),
@@ -105,6 +107,18 @@ class Spans:
             status=Status(StatusCode.ERROR, APART) if batch.apart else _UNSET,
         )
         self._put([span])
+
+    def _to_unix(self) -> Callable[[float], int]:
+        """Gives what makes nanoseconds since 1970 of a moment by `now`; those are dates, and nothing is measured with them.
+
+        Spans that name each other are dated alike, as long as the system's date does not move.
+        """
+        began = time.time_ns() - round(now() * 1e9)
+        if abs(began - self._began) > MOVED_NS:
+            self._began = began
+        else:
+            began = self._began
+        return lambda moment: began + round(moment * 1e9)
 
     def _contexts(self, call: Call) -> tuple[SpanContext | None, SpanContext]:
         """The caller's span, if it had one, and the server's."""
@@ -192,9 +206,3 @@ def _peer(peer: str) -> dict[str, Any]:
     if not port.isdecimal():
         return {}
     return {network_attributes.NETWORK_PEER_ADDRESS: host.strip("[]"), network_attributes.NETWORK_PEER_PORT: int(port)}
-
-
-def _to_unix() -> Callable[[float], int]:
-    """Gives what makes nanoseconds since 1970 of a moment by `now`; those are dates, and nothing is measured with them."""
-    began = time.time_ns() - round(now() * 1e9)
-    return lambda moment: began + round(moment * 1e9)
