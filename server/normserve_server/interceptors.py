@@ -19,7 +19,7 @@ from normserve_server.outcomes import Outcomes
 from normserve_server.processes.fan_out import FanOut
 from normserve_server.recording import Recorder
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
-from normserve_server.trace_context import Parent
+from normserve_server.trace_context import TRACEPARENT, Parent
 from normserve_server.trace_context import parent as parent_of
 
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
@@ -139,8 +139,11 @@ class _Following(grpc.GenericRpcHandler):
         if found is None:
             return None
         wrap, handler = found
-        caller = parent_of(handler_call_details.invocation_metadata)
-        return handler if caller is None else wrap(caller)
+        metadata = handler_call_details.invocation_metadata or ()
+        for name, _ in metadata:
+            if name == TRACEPARENT:
+                return wrap(parent_of(metadata))
+        return handler
 
 
 def _protobuf(method: Any) -> Codec:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Histogram
 
-from normserve_server import access
+from normserve_server.access import AccessLog
 from normserve_server.calls import Call
 from normserve_server.metrics import Metrics
 from normserve_server.statistics import Laps, Statistics
@@ -46,10 +46,10 @@ class Recorder:
     Args:
         metrics: what is scraped.
         traces: what decides which calls are traced.
-        access_log: whether each call is logged.
+        access_log: where each call is a line; None for none.
     """
 
-    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: bool = False) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: AccessLog | None = None) -> None:
         self._metrics = metrics
         self._traces = traces
         self._access_log = access_log
@@ -77,8 +77,8 @@ class Recorder:
             alike[key].append(one)
             if self._traces.on:
                 self._traces.note(call, one.code.name, one.seconds)
-            if self._access_log:
-                access.write(call, one.code.name, one.seconds)
+            if self._access_log is not None:
+                self._access_log.write(call, one.code.name, one.seconds)
         for calls in alike.values():
             self._record(calls)
 

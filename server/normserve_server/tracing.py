@@ -47,7 +47,7 @@ class _Sampler:
         return self.on and self.left != 0
 
     def take(self) -> bool:
-        if not self.active:
+        if not self.on or self.left == 0:
             return False
         self.seen += 1
         if self.seen % self.rate:
@@ -106,14 +106,15 @@ class Traces:
 
         One that wants no inference of a known version is so only where its caller is.
         """
-        if call.traced is None:
-            sampler = self._samplers.get(call.model, self._samplers[_ALL])
-            if self._spans is not None and call.parent is not None:
-                call.traced = sampler.on and call.parent.sampled
-            else:
-                call.traced = call.statistics is not None and sampler.take()
-            if call.traced and self._spans is not None:
-                call.trace_id = call.parent.trace_id if call.parent is not None else self._spans.trace_id()
+        if call.traced is not None:
+            return call.traced
+        sampler = self._samplers.get(call.model) or self._samplers[_ALL]
+        if self._spans is not None and call.parent is not None:
+            call.traced = sampler.on and call.parent.sampled
+        else:
+            call.traced = call.statistics is not None and sampler.take()
+        if call.traced and self._spans is not None:
+            call.trace_id = call.parent.trace_id if call.parent is not None else self._spans.trace_id()
         return call.traced
 
     def note(self, call: Call, code: str, seconds: float) -> None:
