@@ -170,6 +170,7 @@ class App:
         except TimeoutError:
             ended = False
             _log.error("a run that does not end is left behind")
+        self._recorder.flush()
         await closing
         await self._side.stop()
         _log.info("stopped")

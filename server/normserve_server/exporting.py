@@ -55,12 +55,11 @@ class Exporter:
     async def close(self) -> None:
         """Sends what waits, within `CLOSING_SECONDS`; what is left then is lost."""
         closer = Worker("exporter-close")
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(closer.call(self._processor.shutdown), CLOSING_SECONDS)
-        except TimeoutError:
-            self._otlp.shutdown()  # which ends the export that is under way
-            with suppress(TimeoutError):
-                await asyncio.wait_for(closer.close(), GIVING_UP_SECONDS)
+        self._otlp.shutdown()  # which ends an export that is still under way
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closer.close(), GIVING_UP_SECONDS)
 
 
 class _Sender(SpanExporter):
