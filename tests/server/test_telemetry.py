@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -7,10 +8,17 @@ from normserve_server.telemetry import Telemetry
 from prometheus_client import CollectorRegistry
 
 
-async def test_without_a_collector_there_is_nothing_to_close() -> None:
-    telemetry = Telemetry(None, Metrics(CollectorRegistry()), "1", None)
-    assert telemetry.spans is None
-    await telemetry.close()
+def test_without_a_collector_there_is_nothing_to_close_and_nothing_is_imported() -> None:
+    code = """
+import asyncio, sys
+from normserve_server.metrics import Metrics
+from normserve_server.telemetry import Telemetry
+from prometheus_client import CollectorRegistry
+telemetry = Telemetry(None, Metrics(CollectorRegistry()), "1", None)
+asyncio.run(telemetry.close())
+print(telemetry.spans, [name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "None []\n"
 
 
 def test_without_its_packages_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
