@@ -37,7 +37,7 @@ from serving_tools.report import NOTICE, Sheet
 from serving_tools.subjects import COLLECTOR, ECHO, SERVER, remotes
 
 UNBATCHED, WORKERS, UNMEASURED = "batching off", "2 workers", "metrics off"
-OBSERVED, LOGGED = "metrics and traces", "metrics, traces and access log"
+AGAIN, OBSERVED, LOGGED = "metrics off, again", "metrics and traces", "metrics, traces and access log"
 TRACED = ("--otlp-endpoint", COLLECTOR, "--trace-rate", "1000")
 QUESTIONS = {
     "resnet50": Question(
@@ -91,9 +91,12 @@ QUESTIONS = {
             Comparison("rate", OBSERVED, UNMEASURED, {1: 0.98, 16: 0.98}),
             Comparison("cpu_us", OBSERVED, UNMEASURED, {1: 1.02, 16: 1.02}),
             Comparison("rate", LOGGED, UNMEASURED),
+            Comparison("rate", AGAIN, UNMEASURED),  # two processes of one kind differ, too
+            Comparison("cpu_us", AGAIN, UNMEASURED),
         ],
         servers={
             UNMEASURED: ("--no-metrics",),
+            AGAIN: ("--no-metrics",),
             OBSERVED: TRACED,
             LOGGED: (*TRACED, "--access-log", "--log-level", "info", "--log-format", "json"),
         },
