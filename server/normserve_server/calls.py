@@ -32,7 +32,7 @@ class Call:
         batch: whom it ran with; None where it was alone.
         peer: its caller's address as gRPC writes it; and `parent`, what its caller was at. Only where somebody asks for them.
         trace_id: of its trace, 32 hexadecimal digits, once it is known to be traced; None where it is not.
-        traced: whether it is; None while that is undecided.
+        traced: whether it is, where that was to be known before its end; else None.
     """
 
     model = ""

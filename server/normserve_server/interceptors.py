@@ -86,7 +86,9 @@ class Door:
             call = Call(name)
             call.admitted_bytes = len(data)
             if follows:
-                call.peer, call.parent = context.peer(), parent
+                call.peer = context.peer()
+                if parent is not None:
+                    call.parent = parent
             try:
                 admission.enter(call.admitted_bytes)
                 # Not before the answer has been written: until then the call is in flight, and a drain waits for it.

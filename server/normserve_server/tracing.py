@@ -101,32 +101,39 @@ class Traces:
             del self._own[model], self._samplers[model]
         self._see()
 
-    def decide(self, call: Call) -> bool:
-        """Tells whether a call is traced; the first answer counts.
+    def decide(self, call: Call) -> None:
+        """Decides whether a call is traced, before it has ended.
 
         One that wants no inference of a known version is so only where its caller is.
         """
-        if call.traced is not None:
-            return call.traced
-        sampler = self._samplers.get(call.model) or self._samplers[_ALL]
-        if self._spans is not None and call.parent is not None:
-            call.traced = sampler.on and call.parent.sampled
-        else:
-            call.traced = call.statistics is not None and sampler.take()
-        if call.traced and self._spans is not None:
-            call.trace_id = call.parent.trace_id if call.parent is not None else self._spans.trace_id()
-        return call.traced
+        if call.traced is None:
+            call.traced = self._wants(call)
 
     def note(self, call: Call, code: str, seconds: float) -> None:
         """Writes a finished call down if it is traced."""
-        if self.decide(call):
-            if self._spans is None or call.parent is None:
+        spans = self._spans
+        if self._wants(call) if call.traced is None else call.traced:
+            if spans is None or call.parent is None:
                 _log.info("trace", **access.told(call, code, seconds))
                 self._see()
-            if self._spans is not None:
-                self._spans.add(call, code, seconds)
-        if self._spans is not None and call.batch is not None:
-            self._spans.note(call.batch, call.model, call.version)
+            if spans is not None:
+                spans.add(call, code, seconds)
+        if spans is not None and call.batch is not None:
+            spans.note(call.batch, call.model, call.version)
+
+    def _wants(self, call: Call) -> bool:
+        sampler = self._samplers.get(call.model) or self._samplers[_ALL]
+        spans, parent = self._spans, call.parent
+        if spans is not None and parent is not None:
+            if sampler.on and parent.sampled:
+                call.trace_id = parent.trace_id
+                return True
+            return False
+        if call.statistics is None or not sampler.take():
+            return False
+        if spans is not None:
+            call.trace_id = spans.trace_id()
+        return True
 
     def _see(self) -> None:
         """A caller's word counts where tracing is on, however many may still be picked here."""
