@@ -34,9 +34,11 @@ from serving_tools.questions import (
     ratio_rows,
 )
 from serving_tools.report import NOTICE, Sheet
-from serving_tools.subjects import ECHO, SERVER, remotes
+from serving_tools.subjects import COLLECTOR, ECHO, SERVER, remotes
 
 UNBATCHED, WORKERS, UNMEASURED = "batching off", "2 workers", "metrics off"
+AGAIN, OBSERVED, LOGGED = "metrics off, again", "metrics and traces", "metrics, traces and access log"
+TRACED = ("--otlp-endpoint", COLLECTOR, "--trace-rate", "1000")
 QUESTIONS = {
     "resnet50": Question(
         "resnet50, 600 KB in",
@@ -80,6 +82,24 @@ QUESTIONS = {
         (1, 16),
         [Comparison("rate", SERVER, UNMEASURED, {1: 0.98, 16: 0.98})],
         servers={SERVER: (), UNMEASURED: ("--no-metrics",)},
+    ),
+    "observed": Question(
+        "what metrics, and one traced request in 1000, cost together",
+        SMALL,
+        (1, 16),
+        [
+            Comparison("rate", OBSERVED, UNMEASURED, {1: 0.98, 16: 0.98}),
+            Comparison("cpu_us", OBSERVED, UNMEASURED, {1: 1.02, 16: 1.02}),
+            Comparison("rate", LOGGED, UNMEASURED),
+            Comparison("rate", AGAIN, UNMEASURED),  # two processes of one kind differ, too
+            Comparison("cpu_us", AGAIN, UNMEASURED),
+        ],
+        servers={
+            UNMEASURED: ("--no-metrics",),
+            AGAIN: ("--no-metrics",),
+            OBSERVED: TRACED,
+            LOGGED: (*TRACED, "--access-log", "--log-level", "info", "--log-format", "json"),
+        },
     ),
 }
 

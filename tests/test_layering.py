@@ -6,7 +6,16 @@ import sys
 import pytest
 
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "sklearn", "scipy"}
-SERVER_ONLY = {"aiohttp", "psycopg", "prometheus_client", "pydantic", "pydantic_settings", "sqlalchemy", "structlog", "uvloop"}
+SERVER_ONLY = {
+    "aiohttp",
+    "psycopg",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_settings",
+    "sqlalchemy",
+    "structlog",
+    "uvloop",
+} | {"opentelemetry"}
 
 FORBIDDEN = {
     "normserve_proto": HEAVY | SERVER_ONLY | {"normserve", "normserve_models", "normserve_server"},
@@ -21,7 +30,7 @@ FORBIDDEN = {
     "normserve_models.verify": SERVER_ONLY | {"grpc", "normserve", "normserve_server", "normserve_proto"},
     "normserve_server.session": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.repository": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
-    "normserve_server.app": {"onnx", "onnx_ir", "normserve", "normserve_models"},
+    "normserve_server.app": {"opentelemetry", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.processes.supervisor": HEAVY | {"normserve", "normserve_models"},
     "normserve_server.settings": HEAVY | {"normserve", "normserve_models", "grpc"},
 }

@@ -2,6 +2,7 @@
 
 other_servers.py echo ADDRESS SIZE     # answers every call with SIZE bytes
 other_servers.py bare ADDRESS FILE     # runs an ONNX file on the last bytes of the message, in the handler; checks nothing
+other_servers.py collector ADDRESS     # takes OpenTelemetry's spans, and throws them away
 """
 
 import subprocess
@@ -18,6 +19,7 @@ import onnxruntime
 import uvloop
 
 PATH = "/bench.Other/Call"
+COLLECTOR_PATH = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"  # an answer of no bytes says that all is well
 START_SECONDS = 30
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -37,7 +39,7 @@ class Process:
 
 @contextmanager
 def other_server(kind: str, address: str, *arguments: object) -> Iterator[Process]:
-    """Runs "echo" or "bare" as a process of its own, for the length of a `with`."""
+    """Runs "echo", "bare" or "collector" as a process of its own, for the length of a `with`."""
     process = subprocess.Popen([sys.executable, __file__, kind, address, *map(str, arguments)])
     try:
         with grpc.insecure_channel(address) as channel:
@@ -72,12 +74,12 @@ def bare(path: Path, threads: int) -> Callable[[bytes], bytes]:
     return run
 
 
-async def serve(address: str, respond: Callable[[bytes], bytes]) -> None:
+async def serve(address: str, path: str, respond: Callable[[bytes], bytes]) -> None:
     async def handle(request: bytes, _context: object) -> bytes:
         return respond(request)
 
     server = grpc.aio.server(options=UNLIMITED)
-    service, _, method = PATH[1:].partition("/")
+    service, _, method = path[1:].partition("/")
     handlers: dict[str, Any] = {method: grpc.unary_unary_rpc_method_handler(handle)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_insecure_port(address)
@@ -87,7 +89,12 @@ async def serve(address: str, respond: Callable[[bytes], bytes]) -> None:
 
 def main() -> None:
     kind, address, *arguments = sys.argv[1:]
-    uvloop.run(serve(address, echo(int(arguments[0])) if kind == "echo" else bare(Path(arguments[0]), int(arguments[1]))))
+    if kind == "bare":
+        uvloop.run(serve(address, PATH, bare(Path(arguments[0]), int(arguments[1]))))
+    elif kind == "echo":
+        uvloop.run(serve(address, PATH, echo(int(arguments[0]))))
+    else:
+        uvloop.run(serve(address, COLLECTOR_PATH, echo(0)))
 
 
 if __name__ == "__main__":

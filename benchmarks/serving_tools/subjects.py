@@ -20,6 +20,7 @@ from serving_tools.models import OUT, Model
 from serving_tools.other_servers import PATH, UNLIMITED, Process, open_session, other_server
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+COLLECTOR = "COLLECTOR"  # stands in a server's flags for the endpoint of a collector of spans
 ECHO, BARE, SERVER = "echo", "bare handler", "normserve"
 
 
@@ -66,8 +67,10 @@ def remotes(
     source = models.build(model, OUT / "repositories" / model.name)
     body = h2load.write_body(model.request(), OUT / "requests" / model.name)
     with ExitStack() as stack:
+        endpoint = f"http://{stack.enter_context(other_server('collector', free_address())).address}"
         ours = {
-            name: stack.enter_context(our_server(source.parents[2], [*common_flags, *flags])) for name, flags in servers.items()
+            name: stack.enter_context(our_server(source.parents[2], [*common_flags, *_with(endpoint, flags)]))
+            for name, flags in servers.items()
         }
         size = len(call(next(iter(ours.values())).address, INFER, model.request()))
         echo = stack.enter_context(other_server("echo", free_address(), size))
@@ -86,6 +89,10 @@ def our_server(repository: Path, flags: Sequence[str], cache: Path = OUT / "cach
     fixed = ("--cache-dir", str(cache), "--log-level", "warning")
     with running_server(repository, arguments=[*fixed, *flags]) as server:
         yield Process(server.grpc_address, server.process.pid)
+
+
+def _with(endpoint: str, flags: Sequence[str]) -> list[str]:
+    return [endpoint if flag == COLLECTOR else flag for flag in flags]
 
 
 def in_process(model: Model, batch_sizes: Sequence[int]) -> dict[str, Turn]:

@@ -17,13 +17,13 @@ from normserve.aio_introspection import AsyncIntrospection
 from normserve.aio_normalizer import AsyncNormalizers
 from normserve.aio_operators import AsyncOperators
 from normserve.channel import ChannelOptions
-from normserve.client import Metadata
 from normserve.errors import CallCancelledError, NormserveError, from_status
 from normserve.normalization import Normalization
 from normserve.requests import Call, Parameter, Steps
 from normserve.results import NormAnswer, StreamAnswer
 from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
+from normserve.trace_context import Metadata, with_trace
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
         make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
         outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
-            call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            call = self._stream(outgoing.each_async(inputs), timeout=timeout, metadata=with_trace(metadata))
             try:
                 async for data in call:
                     yield answers.stream_answer(data)
@@ -128,9 +128,7 @@ class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
         """As `Client.normalize_stream`, in `async for`; `requests` may be asynchronous too, and is read by another task."""
         outgoing = Outgoing(Normalization.request)
         with self._errors():
-            call = self._normalize_stream(
-                outgoing.each_async(requests), timeout=timeout, metadata=tuple((metadata or {}).items())
-            )
+            call = self._normalize_stream(outgoing.each_async(requests), timeout=timeout, metadata=with_trace(metadata))
             try:
                 async for data in call:
                     yield normalization.read_stream_answer(data)
@@ -184,7 +182,7 @@ class AsyncClient(AsyncIntrospection, AsyncNormalizers, AsyncOperators):
     async def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
         with self._errors():
-            response = await send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+            response = await send(call.request, timeout=timeout, metadata=with_trace(metadata))
         return call.read(response)
 
     @contextmanager

@@ -20,9 +20,9 @@ from normserve.requests import Call, Parameter, Steps
 from normserve.results import NormAnswer, StreamAnswer
 from normserve.shared_memory import CLOSING_SECONDS, SharedMemory
 from normserve.streams import Inputs, Outgoing
+from normserve.trace_context import Metadata, with_trace
 
 T = TypeVar("T")
-Metadata = Mapping[str, str | bytes]
 
 
 class Client(Introspection, Normalizers, Operators):
@@ -150,7 +150,7 @@ class Client(Introspection, Normalizers, Operators):
         make = partial(requests.infer, model, version=version, outputs=wanted, parameters=parameters)
         outgoing = Outgoing[Inputs](lambda arrays: make(arrays).call().request)
         with self._errors():
-            call = self._stream(outgoing.each(inputs), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            call = self._stream(outgoing.each(inputs), timeout=timeout, metadata=with_trace(metadata))
             try:
                 for data in call:
                     yield answers.stream_answer(data)
@@ -185,7 +185,7 @@ class Client(Introspection, Normalizers, Operators):
         """
         outgoing = Outgoing(Normalization.request)
         with self._errors():
-            call = self._normalize_stream(outgoing.each(requests), timeout=timeout, metadata=tuple((metadata or {}).items()))
+            call = self._normalize_stream(outgoing.each(requests), timeout=timeout, metadata=with_trace(metadata))
             try:
                 for data in call:
                     yield normalization.read_stream_answer(data)
@@ -263,7 +263,7 @@ class Client(Introspection, Normalizers, Operators):
     def _send(self, call: Call[T], timeout: float | None, metadata: Metadata | None = None) -> T:
         send = self._methods[call.method]
         with self._errors():
-            response = send(call.request, timeout=timeout, metadata=tuple((metadata or {}).items()))
+            response = send(call.request, timeout=timeout, metadata=with_trace(metadata))
         return call.read(response)
 
     @contextmanager

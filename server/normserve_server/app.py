@@ -21,6 +21,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, loop_lag, memory, operators, preparation, transport
+from normserve_server.access import AccessLog
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
@@ -54,6 +55,7 @@ from normserve_server.shared_memory_service import SharedMemoryServicer
 from normserve_server.side import Alone, Side
 from normserve_server.state import State
 from normserve_server.stream_inference import StreamInferenceServicer
+from normserve_server.telemetry import Telemetry
 from normserve_server.tracing import Traces
 from normserve_server.transport import INFERENCE, NORMALIZATION, NORMALIZERS
 from normserve_server.workers import Worker
@@ -100,8 +102,9 @@ class App:
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(self._metrics)
         self._queues = QueueMetrics(self._repository, self._metrics)
-        self._traces = Traces()
-        self._recorder = Recorder(self._metrics, self._traces)
+        self._telemetry = Telemetry(settings.otlp_endpoint, self._metrics, version, None if place is None else place.slot)
+        self._traces = Traces(self._telemetry.spans, settings.trace_rate)
+        self._recorder = Recorder(self._metrics, self._traces, access_log=AccessLog() if settings.access_log else None)
         lifecycle = Lifecycle(self._repository, loader, self._metrics, self._recorder.flush)
         self._control = ModelControl(settings, self._repository, lifecycle)
         self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)
@@ -164,12 +167,15 @@ class App:
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
         ended = True
+        self._recorder.flush()
+        closing = asyncio.create_task(self._telemetry.close())
         try:
             await asyncio.wait_for(self._unload(), UNLOAD_SECONDS)
         except TimeoutError:
             ended = False
             _log.error("a run that does not end is left behind")
         self._recorder.flush()
+        await closing
         await self._side.stop()
         _log.info("stopped")
         return ended
@@ -195,7 +201,9 @@ class App:
         await self._normalizer.close()  # after the models, of which some run on its thread
 
     def _grpc_server(self, version: str) -> grpc.aio.Server:
-        door = Door(self._admission, self._recorder, CODES[self._settings.error_codes], self._side.fan_out)
+        follows = self._settings.access_log or self._telemetry.spans is not None
+        codes = CODES[self._settings.error_codes]
+        door = Door(self._admission, self._recorder, codes, self._side.fan_out, follows=follows)
         regions = Regions(allowed=self._settings.allow_shared_memory)
         extensions = (*EXTENSIONS, *(["system_shared_memory"] if self._settings.allow_shared_memory else []))
         inference = InferenceServicer(self._repository, version, extensions, regions)

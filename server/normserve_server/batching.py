@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from normserve_proto.tensors import Array
 from prometheus_client import Counter, Histogram
 
-from normserve_server.calls import Call, now
+from normserve_server.calls import Batch, Call, now
 from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Run
 from normserve_server.metrics import Queue
@@ -107,7 +107,7 @@ class Batcher:
             if pending.began:
                 call.lap_at("queue", pending.began)
                 call.lap("compute")
-                call.samples, call.laps = work.size, pending.laps
+                call.samples, call.laps, call.batch = work.size, pending.laps, pending.batch
 
     def run_now(self, work: Work, call: Call) -> Sequence[Array] | None:
         """Runs a request here on the loop, where that spares it a thread's way there and back, and holds nobody up.
@@ -246,8 +246,9 @@ class Batcher:
             self._alarm = asyncio.get_running_loop().call_later(decision.wake - moment, self._feed)
 
     def _start(self, instance: Instance, batch: list[Pending], moment: float) -> None:
+        together = Batch(len(batch), moment) if len(batch) > 1 else None
         for pending in batch:
-            pending.began = moment
+            pending.began, pending.batch = moment, together
         started = Started(batch)
         if self._batching.preserve_ordering:
             self._started.append(started)
@@ -257,6 +258,8 @@ class Batcher:
             for run in runs:
                 self._note(run)
             started.runs = runs
+            if together is not None:
+                _end(together, runs)
             self._answer(started)
             self._feed()
 
@@ -278,6 +281,11 @@ class Batcher:
 
 
 _order = operator.attrgetter("order")
+
+
+def _end(batch: Batch, runs: Sequence[Run]) -> None:
+    batch.ended, batch.apart = now(), len(runs) > 1
+    batch.samples = sum([run.samples for run in runs])
 
 
 def _settle(started: Started) -> None:

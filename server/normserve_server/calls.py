@@ -2,8 +2,10 @@
 
 import itertools
 import time
+from typing import Any
 
 from normserve_server.statistics import Laps, Statistics
+from normserve_server.trace_context import Parent
 
 now = time.perf_counter  # the one clock of the service: monotonic, seconds
 
@@ -28,7 +30,10 @@ class Call:
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
         ran_alone: whether that run was for it only, and is not noted anywhere else.
         cut_short: "deadline" or "cancelled" where nobody waits for its answer any more; else empty.
-        trace_id: of the trace that it belongs to, 32 hexadecimal digits; None where it is not traced.
+        batch: whom it ran with; None where it was alone.
+        peer: its caller's address as gRPC writes it; and `parent`, what its caller was at. Only where somebody asks for them.
+        trace_id: of its trace, 32 hexadecimal digits, once it is known to be traced; None where it is not.
+        traced: whether it is, where that was to be known before its end; else None.
     """
 
     model = ""
@@ -40,7 +45,11 @@ class Call:
     laps: Laps | None = None
     ran_alone = False
     cut_short = ""
+    batch: "Batch | None" = None
+    peer = ""
+    parent: Parent | None = None
     trace_id: str | None = None
+    traced: bool | None = None
 
     def __init__(self, method: str, deadline: float | None = None) -> None:
         self.method = method
@@ -65,3 +74,29 @@ class Call:
         for phase, (began, ended) in zip(self.left, itertools.pairwise(self.moments), strict=True):
             seconds[phase] = seconds.get(phase, 0.0) + ended - began
         return seconds
+
+
+class Batch:
+    """Several requests that run together.
+
+    Args:
+        requests: how many.
+        began: when it was cut, by `now`.
+
+    Attributes:
+        ended: when it had run, by `now`; and `samples`, how many ran. 0 while it runs.
+        apart: whether it failed, and its requests ran once more, each alone.
+        noted: how many of its requests have ended.
+        links: to the spans of those that are traced; and `context`, of its own span.
+    """
+
+    ended = 0.0
+    samples = 0
+    apart = False
+    noted = 0
+    context: Any = None  # OpenTelemetry's, which is not imported where nothing is exported
+
+    def __init__(self, requests: int, began: float) -> None:
+        self.requests = requests
+        self.began = began
+        self.links: list[Any] = []

@@ -5,6 +5,7 @@ being a `grpc.aio.ServerInterceptor`, which would be looked up again for each ca
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -18,8 +19,11 @@ from normserve_server.outcomes import Outcomes
 from normserve_server.processes.fan_out import FanOut
 from normserve_server.recording import Recorder
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
+from normserve_server.trace_context import TRACEPARENT, Parent
+from normserve_server.trace_context import parent as parent_of
 
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
+Wrap: TypeAlias = Callable[..., "grpc.RpcMethodHandler[bytes, bytes]"]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
@@ -31,13 +35,17 @@ class Door:
         recorder: where each call is noted.
         codes: the table from exceptions to status codes.
         fan_out: what answers the calls that concern all processes; None where there is one.
+        follows: whether calls know who called, and in which trace.
     """
 
-    def __init__(self, admission: Admission, recorder: Recorder, codes: Codes, fan_out: FanOut | None = None) -> None:
+    def __init__(
+        self, admission: Admission, recorder: Recorder, codes: Codes, fan_out: FanOut | None = None, *, follows: bool = False
+    ) -> None:
         self._admission = admission
         self._outcomes = Outcomes(recorder, codes)
         self._codes = codes
         self._fan_out = fan_out
+        self._follows = follows
 
     def service(
         self,
@@ -56,23 +64,31 @@ class Door:
             codecs: by RPC, how requests are parsed and responses serialized; protobuf's way where not given. One that streams
                 has to be given.
         """
-        table = {
-            method.name: self._wrapped(method, getattr(servicer, method.name), (codecs or {}).get(method.name))
+        wraps = {
+            method.name: self._wrap(method, getattr(servicer, method.name), (codecs or {}).get(method.name))
             for method in descriptor.methods
             for servicer in servicers
             if hasattr(servicer, method.name)
         }
-        return grpc.method_handlers_generic_handler(descriptor.full_name, table)
+        if self._follows:
+            return _Following(descriptor.full_name, wraps)
+        return grpc.method_handlers_generic_handler(descriptor.full_name, {name: wrap() for name, wrap in wraps.items()})
 
-    def unary(self, name: str, handler: Handler, codec: Codec) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Wraps a handler of single calls."""
+    def unary(
+        self, name: str, handler: Handler, codec: Codec, parent: Parent | None = None
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Wraps a handler of single calls; of one call where it has a `parent`."""
         parse, serialize = codec
-        admission, outcomes = self._admission, self._outcomes
+        admission, outcomes, follows = self._admission, self._outcomes, self._follows
 
         # One coroutine and few calls: with a core's caches full of gRPC's code, ours costs three times what it does alone.
         async def answer(data: bytes, context: Context) -> bytes | None:
             call = Call(name)
             call.admitted_bytes = len(data)
+            if follows:
+                call.peer = context.peer()
+                if parent is not None:
+                    call.parent = parent
             try:
                 admission.enter(call.admitted_bytes)
                 # Not before the answer has been written: until then the call is in flight, and a drain waits for it.
@@ -90,21 +106,46 @@ class Door:
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    def stream(self, method: StreamMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Wraps a handler of the messages of a stream."""
+    def stream(self, method: StreamMethod, parent: Parent | None = None) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Wraps a handler of the messages of a stream; of one stream where it has a `parent`."""
 
         async def answer(_messages: object, context: Context) -> None:
-            await Stream(context, method, self._admission, self._outcomes).run()
+            caller = (context.peer(), parent) if self._follows else ("", None)
+            await Stream(context, method, self._admission, self._outcomes, *caller).run()
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
-    def _wrapped(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Any:
+    def _wrap(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Wrap:
         if isinstance(codec, StreamCodec):
-            return self.stream(StreamMethod(method.name, handler, codec))
+            return partial(self.stream, StreamMethod(method.name, handler, codec))
         codec = codec or _protobuf(method)
         if self._fan_out is not None:
             handler, codec = self._fan_out.replaced(method.name, handler, codec, self._codes)
-        return self.unary(method.name, handler, codec)
+        return partial(self.unary, method.name, handler, codec)
+
+
+class _Following(grpc.GenericRpcHandler):
+    """A method table that reads the caller's trace context where gRPC has the metadata at hand; asking it once more costs 1 us.
+
+    Args:
+        service: its full name.
+        wraps: by RPC, what gives its handler, for any call or for the calls of one parent.
+    """
+
+    def __init__(self, service: str, wraps: Mapping[str, Wrap]) -> None:
+        self._table = {f"/{service}/{name}": (wrap, wrap()) for name, wrap in wraps.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Finds the handler of a call; None where another table has to."""
+        found = self._table.get(handler_call_details.method)
+        if found is None:
+            return None
+        wrap, handler = found
+        metadata = handler_call_details.invocation_metadata or ()
+        for name, _ in metadata:
+            if name == TRACEPARENT:
+                return wrap(parent_of(metadata))
+        return handler
 
 
 def _protobuf(method: Any) -> Codec:

@@ -35,10 +35,16 @@ class Levels:
 
     def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """Passes an event on, or ends it here."""
-        wanted = {"debug": self.verbose_level > 0, "info": self.info, "warning": self.warning}
-        if not wanted.get(method, self.error):
+        if not self._wants(method):
             raise structlog.DropEvent
         return event
+
+    def _wants(self, method: str) -> bool:
+        if method == "info":
+            return self.info
+        if method == "debug":
+            return self.verbose_level > 0
+        return self.warning if method == "warning" else self.error
 
 
 def configure(level: str, style: str, **fields: Any) -> Levels:

@@ -242,6 +242,14 @@ class Metrics:
             buckets=LAG_SECONDS,
             registry=registry,
         )
+        self.spans = counter(
+            "normserve_trace_spans",
+            "Spans for the OpenTelemetry collector: exported, failed, or dropped because too many waited.",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("exported", "failed", "dropped"):  # from the start, so that the first one is a rise
+            self.spans.labels(outcome)
         self._labelled = [metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase)]
         self._series: dict[Key, RequestSeries] = {}
         self._states: dict[tuple[str, str], set[str]] = {}

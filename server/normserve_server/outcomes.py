@@ -22,6 +22,7 @@ class Outcomes:
 
     def __init__(self, recorder: Recorder, codes: Codes) -> None:
         self._note = recorder.note
+        self._decide = recorder.decide
         self._codes = codes
 
     def succeeded(self, call: Call, bytes_in: int, bytes_out: int) -> None:
@@ -39,6 +40,7 @@ class Outcomes:
         Raises:
             BaseException: the error itself, where there is nobody to tell or the process is to end.
         """
+        self._decide(call)
         call.cut_short = _why_cut_short(error, call)
         refused = refusal(error, call, self._codes) if isinstance(error, Exception) else None
         if refused is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Histogram
 
+from normserve_server.access import AccessLog
 from normserve_server.calls import Call
 from normserve_server.metrics import Metrics, RequestSeries
 from normserve_server.statistics import Laps, Statistics
@@ -45,12 +46,14 @@ class Recorder:
 
     Args:
         metrics: what is scraped.
-        traces: what decides which calls are logged.
+        traces: what decides which calls are traced.
+        access_log: where each call is a line; None for none.
     """
 
-    def __init__(self, metrics: Metrics, traces: Traces) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: AccessLog | None = None) -> None:
         self._metrics = metrics
         self._traces = traces
+        self._access_log = access_log
         self._noted: list[Answered] = []
 
     def note(self, answered: Answered) -> None:
@@ -58,6 +61,11 @@ class Recorder:
         if not self._noted:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
         self._noted.append(answered)
+
+    def decide(self, call: Call) -> None:
+        """Finds out before a call has ended whether it is traced, for whoever logs something of it."""
+        if self._traces.on:
+            self._traces.decide(call)
 
     def flush(self) -> None:
         """Records what was noted."""
@@ -70,6 +78,8 @@ class Recorder:
             alike[key].append(one)
             if self._traces.on:
                 self._traces.note(call, one.code.name, one.seconds)
+            if self._access_log is not None:
+                self._access_log.write(call, one.code.name, one.seconds)
         for calls in alike.values():
             self._record(calls)
 

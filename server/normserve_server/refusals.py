@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
+from normserve_server import access
 from normserve_server.calls import Call
 from normserve_server.errors import Codes, ModelLoadError, RelayedError, ServiceError, status_of
 
@@ -39,7 +40,8 @@ def refusal(error: Exception, call: Call, codes: Codes) -> Refusal:
     """
     code, text = status_of(error, codes)
     if code is grpc.StatusCode.INTERNAL and not isinstance(error, ModelLoadError | RelayedError):  # which have been logged
-        _log.error("call failed", method=call.method, model=call.model, version=call.version, exc_info=error)
+        names = {"method": call.method, "model": call.model, "version": call.version}
+        _log.error("call failed", **names, **access.trace(call), exc_info=error)
     return Refusal(code, _shortened(text), _trailers(error))
 
 

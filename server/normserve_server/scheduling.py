@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from normserve_proto.tensors import Array
 
+from normserve_server.calls import Batch
 from normserve_server.statistics import Laps
 from normserve_server.validation import Work
 
@@ -39,6 +40,7 @@ class Pending:
         alarm: ends its stay when that is over.
         began: when its batch was cut.
         laps: how long the parts of its run took.
+        batch: whom it runs with; None where it is alone.
     """
 
     work: Work
@@ -51,6 +53,7 @@ class Pending:
     alarm: asyncio.TimerHandle | None = None
     began: float = 0.0
     laps: Laps | None = None
+    batch: Batch | None = None
 
     def late(self, moment: float) -> bool:
         """Whether nobody wants its answer any more, or its stay in the queue is over."""

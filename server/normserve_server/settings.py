@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -105,8 +106,16 @@ class Settings(BaseSettings):
     )
     canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial, or a run, may take")
     metrics: bool = Field(True, description="record metrics; false records none, and /metrics is not found")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector that spans are sent to, http://host:4317 or https://…; needs the extra tracing",
+    )
+    trace_rate: int = Field(
+        1000, ge=1, description="one of so many requests is traced where tracing is on; callers may change it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
+    access_log: bool = Field(False, description="log each call, at level info")
     config: Path | None = Field(None, description="TOML file with any of these settings")
 
     @field_validator("state")
@@ -115,6 +124,14 @@ class Settings(BaseSettings):
         if state == "" or (state and "://" in state and not state.startswith("postgresql://")):
             raise ValueError("a file or a postgresql:// URL")
         return state
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint(cls, endpoint: str | None) -> str | None:
+        url = urlsplit(endpoint or None)
+        if endpoint is not None and not (url.scheme in {"http", "https"} and url.hostname and url.path in {"", "/"}):
+            raise ValueError("http://host:port or https://host:port")
+        return endpoint
 
     @field_validator("load_model")
     @classmethod

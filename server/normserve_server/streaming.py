@@ -17,6 +17,7 @@ from normserve_server.admission import Admission
 from normserve_server.calls import Call, now
 from normserve_server.outcomes import Outcomes
 from normserve_server.refusals import Refusal
+from normserve_server.trace_context import Parent
 
 MOST_MESSAGES = 128  # read and not yet answered: two batches of 64
 MOST_BYTES = 32 * 2**20  # of those messages and their answers; the last one read may go beyond it
@@ -70,13 +71,24 @@ class Stream:
         method: what it calls.
         admission: what decides whether a message is taken on.
         outcomes: where each message's end is noted.
+        peer: who called, and `parent`, in which trace; each message is a call of theirs.
     """
 
-    def __init__(self, context: Any, method: StreamMethod, admission: Admission, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        context: Any,
+        method: StreamMethod,
+        admission: Admission,
+        outcomes: Outcomes,
+        peer: str = "",
+        parent: Parent | None = None,
+    ) -> None:
         self._context = context
         self._method = method
         self._admission = admission
         self._outcomes = outcomes
+        self._peer = peer
+        self._parent = parent
         self._errors_end = (ERRORS_END, "true") in (context.invocation_metadata() or ())
         remaining: float | None = context.time_remaining()
         self._deadline = None if remaining is None else now() + remaining
@@ -117,6 +129,8 @@ class Stream:
 
     def _take(self, data: bytes) -> None:
         message = _Message(Call(self._method.name, self._deadline), len(data))
+        if self._peer:
+            message.call.peer, message.call.parent = self._peer, self._parent
         message.reply = asyncio.create_task(self._replied(data, message))
         self._messages.append(message)
         self._held_bytes += len(data)

@@ -1,21 +1,30 @@
-"""Which requests are traced: one log line for one of so many, for all models or by settings of a model's own.
+"""Which requests are traced: one of so many, for all models or by settings of a model's own.
 
-The settings are Triton's, as text. What a model has not set is as it is for all; what nobody has set is as at the start: off.
+Each that is picked is a line of the log. Where spans are exported it becomes spans, too; and then a caller who says whether its
+own part is traced decides for the request.
+
+The settings are Triton's, as text. What a model has not set is as it is for all; what nobody has set is as at the start: off,
+or on where spans are exported.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
+from normserve_server import access
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from normserve_server.spans import Spans  # OpenTelemetry is only imported where spans are exported
 
 OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
 DEFAULTS = {"trace_level": OFF, "trace_rate": "1000", "trace_count": "-1"}
 # Listed for Triton's clients. A caller from elsewhere is not to choose where this machine writes.
 FIXED = {"trace_file": "", "log_frequency": "0", "trace_mode": "triton"}
-MAX_ID_CHARACTERS = 256
+OPENTELEMETRY = "opentelemetry"  # the trace_mode where spans are exported
 MAX_DIGITS = 18
 
 _ALL = ""  # the scope of every model without settings of its own
@@ -38,7 +47,7 @@ class _Sampler:
         return self.on and self.left != 0
 
     def take(self) -> bool:
-        if not self.active:
+        if not self.on or self.left == 0:
             return False
         self.seen += 1
         if self.seen % self.rate:
@@ -48,21 +57,29 @@ class _Sampler:
 
 
 class Traces:
-    """Decides which requests are traced, and writes them to the log.
+    """Decides which requests are traced, and writes them down.
+
+    Args:
+        spans: makes spans of them; None where none are exported.
+        rate: the `trace_rate` of the start.
 
     Attributes:
         on: whether any request can be; nothing has to be noted otherwise.
     """
 
-    def __init__(self) -> None:
-        self.on = False
+    def __init__(self, spans: "Spans | None" = None, rate: int = int(DEFAULTS["trace_rate"])) -> None:
+        self._spans = spans
+        exported = {"trace_level": TIMESTAMPS} if spans else {}
+        self._first = {**DEFAULTS, **exported, "trace_rate": str(rate)}
+        self._fixed = {**FIXED, **({"trace_mode": OPENTELEMETRY} if spans else {})}
         self._own: dict[str, dict[str, str]] = {_ALL: {}}
-        self._samplers = {_ALL: _sampler(DEFAULTS)}
+        self._samplers = {_ALL: _sampler(self._first)}
+        self._see()
 
     def settings(self, model: str) -> dict[str, str]:
         """All settings as they are for a model, or with "" for every model without its own; `trace_count` is what is left."""
         left = self._samplers.get(model, self._samplers[_ALL]).left
-        return {**self._effective(model), "trace_count": str(left), **FIXED}
+        return {**self._effective(model), "trace_count": str(left), **self._fixed}
 
     def update(self, model: str, changes: Mapping[str, str | None]) -> None:
         """Changes settings, all of them or none.
@@ -75,7 +92,7 @@ class Traces:
             InvalidRequestError: there is no such setting, it cannot have that value, or it cannot be set from elsewhere.
         """
         for name, value in changes.items():
-            _check(name, value)
+            _check(name, value, self._fixed)
         own = {**self._own.get(model, {}), **{name: value for name, value in changes.items() if name in DEFAULTS}}
         self._own[model] = {name: value for name, value in own.items() if value is not None}
         for scope in tuple(self._own):
@@ -84,22 +101,46 @@ class Traces:
             del self._own[model], self._samplers[model]
         self._see()
 
+    def decide(self, call: Call) -> None:
+        """Decides whether a call is traced, before it has ended.
+
+        One that wants no inference of a known version is so only where its caller is.
+        """
+        if call.traced is None:
+            call.traced = self._wants(call)
+
     def note(self, call: Call, code: str, seconds: float) -> None:
-        """Writes a finished call to the log if it is its turn. A call that wanted no inference of a known version never is."""
-        if call.statistics is None:
-            return
-        if self._samplers.get(call.model, self._samplers[_ALL]).take():
-            phases = {f"{phase}_us": _microseconds(time) for phase, time in call.phases().items()}
-            names = {"model": call.model, "version": call.version, "method": call.method}
-            request_id = call.request_id[:MAX_ID_CHARACTERS]
-            _log.info("trace", **names, id=request_id, code=code, **phases, total_us=_microseconds(seconds))
-            self._see()
+        """Writes a finished call down if it is traced."""
+        spans = self._spans
+        if self._wants(call) if call.traced is None else call.traced:
+            if spans is None or call.parent is None:
+                _log.info("trace", **access.told(call, code, seconds))
+                self._see()
+            if spans is not None:
+                spans.add(call, code, seconds)
+        if spans is not None and call.batch is not None:
+            spans.note(call.batch, call.model, call.version)
+
+    def _wants(self, call: Call) -> bool:
+        sampler = self._samplers.get(call.model) or self._samplers[_ALL]
+        spans, parent = self._spans, call.parent
+        if spans is not None and parent is not None:
+            if sampler.on and parent.sampled:
+                call.trace_id = parent.trace_id
+                return True
+            return False
+        if call.statistics is None or not sampler.take():
+            return False
+        if spans is not None:
+            call.trace_id = spans.trace_id()
+        return True
 
     def _see(self) -> None:
-        self.on = any(sampler.active for sampler in self._samplers.values())
+        """A caller's word counts where tracing is on, however many may still be picked here."""
+        self.on = any(sampler.on if self._spans is not None else sampler.active for sampler in self._samplers.values())
 
     def _effective(self, scope: str) -> dict[str, str]:
-        return {**DEFAULTS, **self._own[_ALL], **self._own.get(scope, {})}
+        return {**self._first, **self._own[_ALL], **self._own.get(scope, {})}
 
     def _follows(self, scope: str, changed: str) -> bool:
         """Whether a scope's count is what has been set for `changed`."""
@@ -116,13 +157,13 @@ def _sampler(settings: Mapping[str, str]) -> _Sampler:
     return _Sampler(settings["trace_level"] == TIMESTAMPS, int(settings["trace_rate"]), int(settings["trace_count"]))
 
 
-def _check(name: str, value: str | None) -> None:
-    if name not in DEFAULTS and name not in FIXED:
-        raise InvalidRequestError(f"no trace setting '{name}'; there are {', '.join((*DEFAULTS, *FIXED))}")
+def _check(name: str, value: str | None, fixed: Mapping[str, str]) -> None:
+    if name not in DEFAULTS and name not in fixed:
+        raise InvalidRequestError(f"no trace setting '{name}'; there are {', '.join((*DEFAULTS, *fixed))}")
     if value is None:
         return
-    if name in FIXED and value != FIXED[name]:
-        raise InvalidRequestError(f"{name} is '{FIXED[name]}' and cannot be set by a call, got '{value}'")
+    if name in fixed and value != fixed[name]:
+        raise InvalidRequestError(f"{name} is '{fixed[name]}' and cannot be set by a call, got '{value}'")
     if name == "trace_level" and value not in {OFF, TIMESTAMPS}:
         raise InvalidRequestError(f"trace_level is {OFF} or {TIMESTAMPS}, got '{value}'")
     if name == "trace_rate":
@@ -135,7 +176,3 @@ def _check_integer(name: str, value: str, least: int) -> None:
     digits = value.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_DIGITS or int(value) < least:
         raise InvalidRequestError(f"{name} is an integer >= {least}, got '{value}'")
-
-
-def _microseconds(seconds: float) -> float:
-    return round(seconds * 1e6, 1)

@@ -24,6 +24,12 @@ OPTIONS = (
 )
 
 
+def full_names() -> dict[str, str]:
+    """Gives the full names of the services' RPCs, such as "inference.GRPCInferenceService/ModelInfer", by their short ones."""
+    services = (INFERENCE, NORMALIZATION, NORMALIZERS)
+    return {method.name: f"{service.full_name}/{method.name}" for service in services for method in service.methods}
+
+
 def options(keepalive_seconds: float, *, shares_port: bool) -> tuple[tuple[str, int], ...]:
     """Gives the options of a server.
 

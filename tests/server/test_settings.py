@@ -39,6 +39,13 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
         (["--repository", "r", "--model-control-mode", "push"], "model_control_mode: wanted 'none', 'poll' or 'explicit'"),
         (["--repository", "r", "--load-model", "m"], "load_model: wanted model control mode explicit beside it, got "),
         (["--repository", "r", "--repository-poll-seconds", "0"], "repository_poll_seconds: wanted greater than 0, got '0'"),
+        (
+            ["--repository", "r", "--otlp-endpoint", "collector:4317"],
+            "otlp_endpoint: wanted http://host:port or https://host:port",
+        ),
+        (["--repository", "r", "--otlp-endpoint", "http://c:4317/v1/traces"], "otlp_endpoint: wanted http://host:port"),
+        (["--repository", "r", "--otlp-endpoint", ""], "otlp_endpoint: wanted http://host:port"),
+        (["--repository", "r", "--trace-rate", "0"], "trace_rate: wanted greater than or equal to 1, got '0'"),
         (["--repository", "r", "--config", "/no/such.toml"], "config: there is no file /no/such.toml"),
     ],
 )

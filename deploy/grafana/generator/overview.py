@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from generator.boards import Row, board
-from generator.panels import FULL, QUARTER, THIRD, heat_map, lines, number, rows
+from generator.panels import QUARTER, THIRD, heat_map, lines, number, rows
 from generator.queries import (
     MODELS,
     QUANTILES,
@@ -230,11 +230,18 @@ def _processes() -> Row:
             ],
             width=THIRD,
         ),
+        lines(
+            "Spans",
+            "For the OpenTelemetry collector: exported, failed or dropped.",
+            "ops",
+            [(rate("normserve_trace_spans_total", SERVERS, "outcome"), "{{outcome}}")],
+            width=THIRD,
+        ),
         rows(
             "Builds",
             "What is running.",
             [(highest("normserve_build_info", SERVERS, "instance, version, python, onnxruntime"), "build")],
-            width=FULL,
+            width=16,
             values=False,
         ),
     ]
