@@ -18,13 +18,14 @@ from normserve_proto.normalization_pb2_grpc import NormalizationServiceStub
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.parser import text_string_to_metric_families
-from workers_load import get
+from workers_load import CHANNEL, get
 
 INFER, STREAM = "inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/ModelStreamInfer"
 NORMALIZE = "normserve.v1.NormalizationService/Normalize"
 WIDTH, TOGETHER = 256, 4
 PHASES = ["decode", "queue", "compute", "encode"]
 ERROR = 2
+CONNECTIONS = 40
 
 
 class Caller:
@@ -257,18 +258,29 @@ async def test_our_clients_send_the_trace_that_they_are_called_in(collector: Col
     assert sorted(span.name for span in spans) == [INFER, INFER, STREAM]
 
 
-def test_two_workers_without_a_collector_serve_say_so_once_and_end_well(repository: Path) -> None:
-    endpoint = f"http://127.0.0.1:{free_port()}"
-    arguments = ("--no-fold", "--workers", "2", "--log-format", "json", "--otlp-endpoint", endpoint, "--trace-rate", "1")
-    with running_server(repository, arguments=arguments) as server:
-        with grpc.insecure_channel(server.grpc_address, [("grpc.enable_retries", 0)]) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            assert all(stub.ModelInfer(request(), timeout=10) for _ in range(50))
-        server.process.terminate()
-        assert server.process.wait(30) == 0
-        traced = lines(server, "trace")
-        assert (len(traced), len({line["trace_id"] for line in traced})) == (50, 50)
-        assert [line["endpoint"] for line in lines(server, "spans cannot be exported")] == [endpoint]
+def test_two_workers_whose_collector_comes_late_lose_no_span_and_follow_trace_setting(repository: Path) -> None:
+    port = free_port()
+    arguments = ("--no-fold", "--workers", "2", "--log-format", "json", "--trace-rate", "1")
+    with running_server(repository, arguments=(*arguments, "--otlp-endpoint", f"http://127.0.0.1:{port}")) as server:
+        _call_over_many_connections(server)
+        with collecting(port) as collector:
+            spans = collector.wait(lambda span: span.name == INFER, CONNECTIONS)
+            assert {span.process["normserve.worker"] for span in spans} == {0, 1}
+            with grpc.insecure_channel(server.grpc_address) as channel:
+                settings(GRPCInferenceServiceStub(channel), trace_level="OFF")
+            _call_over_many_connections(server)
+            server.process.terminate()  # which has the rest sent
+            assert server.process.wait(30) == 0
+            assert sum(span.name == INFER for span in collector.spans) == CONNECTIONS
+    traced = lines(server, "trace")
+    assert {line["trace_id"] for line in traced} == {span.trace_id for span in spans}
+
+
+def _call_over_many_connections(server: RunningServer) -> None:
+    """The system gives each to one of the workers."""
+    for _ in range(CONNECTIONS):
+        with grpc.insecure_channel(server.grpc_address, CHANNEL) as channel:
+            GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=20)
 
 
 def test_a_collector_that_hangs_disturbs_neither_calls_nor_the_end(repository: Path) -> None:

@@ -86,14 +86,14 @@ def _values(attributes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def collecting(*, hangs: bool = False) -> Iterator[Collector]:
-    """A collector that listens."""
+def collecting(port: int = 0, *, hangs: bool = False) -> Iterator[Collector]:
+    """A collector that listens, on a free port if none is given."""
     collector = Collector()
     if not hangs:
         collector.open.set()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TraceServiceServicer_to_server(collector, server)
-    collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield collector
