@@ -41,7 +41,7 @@ test: install ## the whole test suite
 test-large: install ## models of more than 2 GiB; needs 6 GB of disk and 10 GB of memory
 	@$(BIN)/python -m pytest -m large
 
-test-containers: install ## the image and the composition on a Docker Engine; as root on Debian; 15 GB of disk, ten minutes
+test-containers: install ## the image and the composition on a Docker Engine; as root on Debian; 6 GB of disk
 	@$(BIN)/python -m pytest -m containers --capture=no --verbose tests/containers
 
 format: install ## rewrite the sources in the project's format

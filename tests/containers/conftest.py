@@ -111,7 +111,8 @@ def composition(docker: Engine, base_image: str, image: str) -> Iterator[Composi
         running.up()
         yield running
     finally:
-        say("down")
+        say("what the server logged last, and down")
+        print(running.compose("logs", "--no-color", "--tail", "12", "server"))
         running.compose("down", "--volumes", "--timeout", "45")
 
 

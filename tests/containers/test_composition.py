@@ -2,14 +2,14 @@
 
 import json
 import threading
-import time
 import urllib.parse
 import urllib.request
 from typing import Any
 
 import numpy as np
 import pytest
-from normserve import Client, NormserveError, UnavailableError
+from docker_engine import until
+from normserve import Client, NormserveError, RunningNormLayer, UnavailableError
 from sklearn.datasets import load_digits
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
@@ -21,14 +21,6 @@ def prometheus(composition: Any, path: str, **query: str) -> Any:
     url = f"http://{composition.address('PROMETHEUS_PORT')}/api/v1/{path}?{urllib.parse.urlencode(query)}"
     with urllib.request.urlopen(url, timeout=10) as response:
         return json.load(response)["data"]
-
-
-def until(condition: Any, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return value
 
 
 def run(composition: Any, *command: str) -> Any:
@@ -97,6 +89,10 @@ def test_docker_stop_drains_and_exits_with_0(composition: Any) -> None:
     """Under load: every call is answered until the server refuses new ones, and what it kept is there after it starts again."""
     address = composition.address("GRPC_PORT")
     container = composition.container("server")
+    with Client(address) as client:
+        kept = client.normalizer("kept")
+        kept.create(RunningNormLayer((4,)))
+        kept.apply(np.ones((2, 4), np.float32))
     codes: list[list[str]] = [[] for _ in range(4)]
     threads = [threading.Thread(target=call_until_refused, args=(address, mine)) for mine in codes]
     for thread in threads:
@@ -112,6 +108,8 @@ def test_docker_stop_drains_and_exits_with_0(composition: Any) -> None:
     logs = composition.engine.attempt("logs", container)
     assert '"draining"' in logs.stdout + logs.stderr
     composition.up()
+    with Client(address) as client:
+        assert client.normalizer("kept").get().sequence == 1
 
 
 def call_until_refused(address: str, codes: list[str]) -> None:

@@ -1,9 +1,18 @@
 """What is in the image, and how large it is."""
 
 import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from docker_engine import until
+from normserve import Client
+from normserve.testing import free_port
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -40,13 +49,55 @@ def test_its_packages_fit_each_other(docker: Any, image: str) -> None:
     versions = json.loads(shell(docker, image, f"python3 -c '{VERSIONS}'"))
     for name, (_, requirements) in versions.items():
         for requirement in map(Requirement, requirements):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": "server" if name == "normserve" else ""}):
+            extras = ["server", "models"] if name == "normserve" else [""]
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
                 version, _ = versions[canonicalize_name(requirement.name)]
                 assert requirement.specifier.contains(version, prereleases=True), f"{name} needs {requirement}"
 
 
-def test_it_is_for_the_cpu_and_has_no_cuda(docker: Any, image: str) -> None:
-    libraries = shell(docker, image, "find /opt/normserve -name '*cuda*.so*' -o -name '*cudnn*.so*' -o -name '*cublas*.so*'")
-    assert "libonnxruntime_providers_cuda" not in libraries
-    torch = shell(docker, image, "python3 -c 'import torch; print(torch.version.cuda)'")
-    assert torch != "None" or libraries == ""  # whether torch has CUDA is its index's choice
+def test_it_has_neither_cuda_nor_what_only_training_needs(docker: Any, image: str) -> None:
+    packages = shell(docker, image, "ls /opt/normserve/lib/python3*/site-packages").split()
+    assert {"torch", "onnxruntime", "normserve_server"} <= set(packages)
+    assert not {"sklearn", "scipy"} & set(packages)
+    found = shell(docker, image, "find /opt/normserve -name '*cuda*.so*' -o -name '*cudnn*.so*'").splitlines()
+    ours = [
+        path for path in found if "/torch/" not in path and "/nvidia/" not in path
+    ]  # whether torch has it is its index's choice
+    assert ours == []
+
+
+def test_it_runs_alone_as_the_page_says(docker: Any, image: str, network: str, digits_repository: Path) -> None:
+    models = docker.folder / "my-models"
+    shutil.copytree(digits_repository, models)
+    models.chmod(0o755)
+    command = documented_command()
+    assert command[-1] == image
+    ports = {port: free_port() for port in (8001, 8002)}
+    command = [re.sub(r"^127\.0\.0\.1:(\d+):", lambda m: f"127.0.0.1:{ports[int(m[1])]}:", word) for word in command]
+    command = [word.replace("$PWD", str(docker.folder)) for word in command]
+    container = docker.ask("run", "--detach", "--network", network, *command[2:])
+    try:
+        until(lambda: docker.ask("inspect", "--format", "{{.State.Health.Status}}", container) == "healthy")
+        with Client(f"127.0.0.1:{ports[8001]}") as client:
+            until(lambda: client.is_ready("digits"))
+            assert client.infer("digits", {"image": np.zeros((1, 1, 8, 8), np.float32)})["logits"].shape == (1, 10)
+        docker.docker("stop", container)
+        assert docker.ask("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
+        log = docker.attempt("logs", container)
+        assert all(json.loads(line)["event"] for line in (log.stdout + log.stderr).splitlines())
+    finally:
+        docker.docker("rm", "--force", container)
+
+
+def documented_command() -> list[str]:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if block.startswith("docker run"))
+    return shlex.split(block.replace("\\\n", " "))
+
+
+@pytest.fixture
+def network(docker: Any) -> Iterator[str]:
+    """The engine has none of its own."""
+    docker.docker("network", "create", "normserve-alone")
+    yield "normserve-alone"
+    docker.docker("network", "rm", "normserve-alone")

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 START_S = 60
 STOP_S = 120
@@ -60,14 +61,24 @@ class Engine:
         return int(version.split(".")[0]) < FIRST_CLIENT_OF_BUILDX or buildx.returncode == 0
 
 
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Asks until the answer is yes, which it gives."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "this did not come in time"
+        time.sleep(0.5)
+    return value
+
+
 @contextmanager
 def engine() -> Iterator[Engine]:
     """Starts one, and ends it with all of its containers and networks."""
     folder = Path(tempfile.mkdtemp(prefix="normserve-engine-"))
     try:
         with (folder / "log").open("w") as log:
-            # It ends with its parent, however that ends.
-            process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *_dockerd(folder)], stdout=log, stderr=log)
+            # It ends with its parent, however that ends, but not by a Ctrl-C, after which it is still needed to tidy up.
+            command = ["setpriv", "--pdeathsig", "TERM", *_dockerd(folder)]
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             docker = Engine(folder)
             _wait_for(docker, process)
@@ -111,4 +122,4 @@ def _remove_all(docker: Engine) -> None:
 def _unmount(folder: Path) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in sorted((p for p in points if Path(p).is_relative_to(folder)), reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=False)
+        subprocess.run(["umount", "--lazy", point], check=True)  # what is mounted must not be deleted
