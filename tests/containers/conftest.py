@@ -112,7 +112,7 @@ def composition(docker: Engine, base_image: str, image: str) -> Iterator[Composi
         yield running
     finally:
         say("what the server logged last, and down")
-        print(running.compose("logs", "--no-color", "--tail", "12", "server"))
+        print(running.compose("logs", "--no-color", "--tail", "12", "models", "server"))
         running.compose("down", "--volumes", "--timeout", "45")
 
 
