@@ -47,6 +47,8 @@ def restore(name: str, snapshot: bytes, *, request_id: str) -> Call[NormalizerIn
     """Makes a normalizer of a snapshot; see `Normalizer.restore`."""
     if not isinstance(snapshot, bytes | bytearray | memoryview):
         raise InvalidArgumentError(f"snapshot: wanted bytes, got {type(snapshot).__name__}")
+    if not len(snapshot):
+        raise InvalidArgumentError("snapshot: wanted a safetensors file's bytes, got none")
     request = pb.CreateNormalizerRequest(normalizer_id=name, snapshot=bytes(snapshot), request_id=request_id or _new_id())
     return Call(requests.CREATE_NORMALIZER, request.SerializeToString(), _read_info)
 

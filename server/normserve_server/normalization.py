@@ -8,6 +8,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.errors import OverloadedError
+from normserve_server.inline import is_small
 from normserve_server.interceptors import Codec
 from normserve_server.operations import operation
 from normserve_server.operators import Normalized
@@ -17,7 +18,6 @@ from normserve_server.tensor_calls import Answer, Request, parser, parts, serial
 from normserve_server.workers import Worker
 
 RETRY_AFTER_MS = 50
-INLINE_BYTES = 32 * 1024  # on this much an operator holds the loop for 10 to 21 us (two cores, torch 2.13)
 MOST_AHEAD = 8  # messages of a stream: enough for one to be computed while others are read and written
 _INPUT = 1  # NormalizeRequest.input
 _RESPONSE = 1  # NormalizeStreamResponse.response
@@ -42,7 +42,7 @@ class NormalizationServicer:
     async def Normalize(self, request: Request, call: Call) -> Answer:  # noqa: N802
         """Applies one operator to one tensor."""
         x, compute = _read(request, call)
-        if x.nbytes < INLINE_BYTES:
+        if _stays(request, x):
             return _answer(request, compute(), call)
         if self._waiting > self._max_queue_size:  # one of them runs
             raise OverloadedError(
@@ -57,7 +57,7 @@ class NormalizationServicer:
     async def NormalizeStream(self, request: Request, call: Call) -> Answer:  # noqa: N802
         """Applies one operator to the tensor of one message."""
         x, compute = _read(request, call)
-        return _answer(request, compute() if x.nbytes < INLINE_BYTES else await self._worker.call(compute), call)
+        return _answer(request, compute() if _stays(request, x) else await self._worker.call(compute), call)
 
 
 parse = parser(pb.NormalizeRequest, _INPUT)
@@ -76,6 +76,11 @@ def refuse(_data: bytes, refusal: Refusal) -> bytes:
 
 
 STREAM = StreamCodec(parse, serialize_message, refuse, MOST_AHEAD)
+
+
+def _stays(request: Request, x: Array) -> bool:
+    """Whether it is computed on the loop: not where its last digits depend on the number of threads, for the loop has one."""
+    return is_small(x) and not request.message.batch_norm.training
 
 
 def _read(request: Request, call: Call) -> tuple[Array, Callable[[], Normalized]]:

@@ -178,6 +178,11 @@ class TestMoving:
         refused(normserve("normalizers", "export", "obs", there), 2, str(there))
         assert [path.name for path in tmp_path.iterdir()] == ["there"]
         refused(normserve("normalizers", "export", "obs", tmp_path / "no" / "x"), 2, "No such file")
+        (tmp_path / "file").touch()
+        refused(normserve("normalizers", "export", "obs", tmp_path / "file" / "x"), 2, "Not a directory")
+        refused(normserve("normalizers", "export", "obs", "n" * 300), 2, "File name too long")
+        for folder in ("", ".", "/"):
+            refused(normserve("normalizers", "export", "obs", folder), 2, "Is a directory")
         refused(normserve("normalizers", "import", "obs", tmp_path / "x"), 2, "No such file")
 
     def test_what_the_server_refuses(self, normserve, plan, tmp_path):

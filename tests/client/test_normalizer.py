@@ -94,6 +94,8 @@ class TestCreating:
         assert sent(plan).snapshot == snapshot
         with pytest.raises(InvalidArgumentError, match="snapshot: wanted bytes, got str"):
             await obs("restore", "a.safetensors")
+        with pytest.raises(InvalidArgumentError, match="snapshot: wanted a safetensors file's bytes, got none"):
+            await obs("restore", b"")
 
     def test_a_layer_that_is_not_known(self):
         with pytest.raises(InternalError, match=r"normalizers/obs.*no layer that this client knows"):

@@ -124,6 +124,17 @@ def test_a_layer_in_training(client) -> None:
         same(state[name], tensor.numpy())
 
 
+def test_training_on_two_axes_is_torchs_on_its_default_threads(client) -> None:
+    """Wherever it is computed: PyTorch sums in an order that depends on its number of threads."""
+    import torch
+
+    for seed in range(30):
+        batch = np.random.default_rng(seed).normal(1.5, 2.0, (6, CHANNELS)).astype(np.float32)
+        wanted = torch.nn.functional.batch_norm(torch.from_numpy(batch), None, None, training=True).numpy()
+        same(client.infer("normserve.batch_norm", {"input": batch}, parameters={"training": True})["output"], wanted)
+        same(client.batch_norm(batch, None, None, training=True).output, wanted)
+
+
 def test_statistics_come_when_they_change_or_are_asked_for(client) -> None:
     inputs = {"input": draw(np.float32, 3, CHANNELS), **statistics(np.float32), "num_batches_tracked": np.array([7])}
     names = ("running_mean", "running_var", "num_batches_tracked")

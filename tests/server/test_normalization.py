@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from normserve_proto import normalization_pb2 as pb
 from normserve_proto import wire
 from normserve_proto.tensors import Array
-from normserve_server import normalization
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, OverloadedError
+from normserve_server.inline import INLINE_BYTES
 from normserve_server.normalization import Answer, NormalizationServicer, parse, refuse, serialize, serialize_message
 from normserve_server.refusals import Refusal
 from normserve_server.workers import Worker
@@ -82,7 +82,7 @@ async def test_an_input_is_required() -> None:
 async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait() -> None:
     worker, gate = Worker("test"), threading.Event()
     servicer = NormalizationServicer(worker, 1)
-    assert BIG.nbytes >= normalization.INLINE_BYTES
+    assert BIG.nbytes >= INLINE_BYTES
     busy = asyncio.create_task(worker.call(gate.wait))
     calls = [asyncio.create_task(servicer.Normalize(parse(request(BIG)), Call("Normalize"))) for _ in range(2)]
     await asyncio.sleep(0)
@@ -92,3 +92,18 @@ async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait()
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(busy, streamed, *calls)
+
+
+async def test_rows_of_nothing_do_not_hold_the_loop() -> None:
+    worker, gate = Worker("test"), threading.Event()
+    servicer = NormalizationServicer(worker, 1)
+    rows = pb.Tensor(datatype="FP32", shape=[2**20, 0])
+    message = pb.NormalizeRequest(input=rows, layer_norm=pb.LayerNorm(normalized_shape=[0])).SerializeToString()
+    busy = asyncio.create_task(worker.call(gate.wait))
+    call = asyncio.create_task(servicer.Normalize(parse(message), Call("Normalize")))
+    await asyncio.sleep(0)
+    assert not call.done()
+    gate.set()
+    assert (await call).output.shape == (2**20, 0)
+    await busy
+    await worker.close()

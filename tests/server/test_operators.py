@@ -158,6 +158,22 @@ def test_nan_passes_as_in_torch() -> None:
     assert np.isnan(output).tolist() == [[True, False], [False, False]]
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4), (4, 16, 64, 64)])
+def test_an_eps_of_nan_is_no_training(shape: tuple[int, ...]) -> None:
+    mean, var = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
+    normalized = operators.batch_norm(np.ones(shape, np.float32), mean, var, eps=float("nan"))
+    assert np.isnan(normalized.output).all()
+    assert (normalized.running_mean, normalized.running_var) == (None, None)
+    assert (mean == 0).all()
+    assert (var == 1).all()
+
+
+@pytest.mark.parametrize("operator", [operators.layer_norm, operators.rms_norm])
+def test_more_extents_than_a_tensor_has_are_not_all_read(operator: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="normalized_shape has at most 64 extents, got 65"):
+        operator(np.ones((2, 2), np.float32), [1] * 65)
+
+
 def test_unaligned_and_strided_input() -> None:
     raw = np.zeros(1 + 4 * 12, np.uint8)
     x = raw[1:].view(np.float32).reshape(2, 6)

@@ -33,11 +33,11 @@ class Postgresql:
     def url(self, database: str) -> str:
         return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
 
-    def database(self) -> str:
+    def database(self, encoding: str = "UTF8") -> str:
         """Makes a database and gives its URL."""
         name = f"d{uuid4().hex}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
         return self.url(name)
 
     def end_connections(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,14 +157,7 @@ def export_snapshot(
     """
     with connected(address) as client:
         snapshot = client.normalizer(name).snapshot(timeout=timeout)
-    beside = file.with_name(f".{file.name}.part")
-    try:
-        beside.write_bytes(snapshot)
-        beside.replace(file)  # so that a full disk leaves the file that was there
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    _write(file, snapshot)
     out.print(f"{name} is in {file}", markup=False, soft_wrap=True)
 
 
@@ -194,6 +188,20 @@ def _change(option: str, value: float | None, off: str, *, nothing: bool) -> flo
     if nothing and value is not None:
         raise InputError(f"{off} and {option} exclude each other")
     return value if nothing or value is not None else KEEP
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: a full disk leaves the one that was there."""
+    if not file.name:
+        raise InputError(f"{file}: Is a directory")
+    beside = file.with_name(f".{file.name}.part")
+    try:
+        beside.write_bytes(content)
+        beside.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise InputError(f"{file}: {error.strerror}") from error
 
 
 def _table(found: Iterable[NormalizerInfo]) -> Table:

@@ -16,6 +16,7 @@ from normserve_server.parameters import Parameters
 COMMON = frozenset(
     {"timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "triton_enable_empty_final_response"}
 )
+MOST_TEXT = 2048  # characters, in which any 64 extents have room, and a tensor has no more
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -112,6 +113,8 @@ def _extents(value: Any) -> Sequence[int]:
     """Text is a list of JSON, or numbers with commas between them."""
     if not isinstance(value, str):
         return [_integer(value)]
+    if len(value) > MOST_TEXT:
+        raise ValueError
     listed = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
     return [_integer(extent) for extent in listed]
 

@@ -19,6 +19,7 @@ from normserve_server.instance import Instance
 from normserve_server.metrics import Metrics
 from normserve_server.repository import Repository
 from normserve_server.statistics import Statistics
+from normserve_server.validation import Work
 from normserve_server.version import READY, Loaded, Version
 from normserve_server.workers import Worker
 
@@ -45,6 +46,10 @@ class OperatorModel:
 
 class SharedInstance(Instance):
     """An instance whose thread is others' too, and ended by whoever made it."""
+
+    def quick(self, work: Work) -> bool:
+        """As always, but for training: its last digits depend on the number of threads, and the loop computes on one."""
+        return not work.inputs.get("training") and super().quick(work)
 
     async def close(self) -> None:
         """Leaves the thread alone."""

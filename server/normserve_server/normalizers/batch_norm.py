@@ -15,6 +15,7 @@ from normserve_server.normalizers import kernels
 from normserve_server.normalizers.kernels import Statistics
 from normserve_server.normalizers.layer import COUNTER, State, Tracked
 
+MOST_COUNTED = 2**63 - 1
 RANKS = {0: range(2, 65), 1: range(2, 4), 2: range(4, 5), 3: range(5, 6)}
 WORDS = {0: "2D or more", 1: "2D or 3D", 2: "4D", 3: "5D"}
 
@@ -35,7 +36,13 @@ class BatchNorm(Tracked):
         return kernels.batch_statistics(x, self.num_features)
 
     def merged(self, state: State, statistics: Statistics | None) -> State:
-        """The state after an update."""
+        """The state after an update.
+
+        Raises:
+            InvalidRequestError: it cannot be counted up any more.
+        """
+        if state[COUNTER] == MOST_COUNTED:
+            raise InvalidRequestError(f"{COUNTER} is {MOST_COUNTED}, which cannot be counted up")
         count = state[COUNTER] + 1
         if statistics is None:
             return {**state, COUNTER: np.asarray(count)}

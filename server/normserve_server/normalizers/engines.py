@@ -19,6 +19,9 @@ from sqlalchemy import Connection, create_engine, event, make_url, text
 from normserve_server.errors import StateError
 
 BUSY_SECONDS = 30.0  # for other programs that hold SQLite's lock
+# After which PostgreSQL's machine is taken for gone, in seconds and, the second, ms; the URL may say others. The system's own
+# are a quarter of an hour and more, in which no call would be answered.
+LIMITS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 30, "keepalives_interval": 10}
 
 
 class Backend(Protocol):
@@ -77,12 +80,17 @@ class Postgresql:
     """A database on a server.
 
     Raises:
-        ArgumentError: the URL cannot be read.
+        ArgumentError, StateError: the URL cannot be read.
     """
 
     def __init__(self, url: str) -> None:
-        driver = make_url(url).set(drivername="postgresql+psycopg")
-        self._engine = create_engine(driver, pool_size=1, max_overflow=0, pool_pre_ping=True)
+        try:
+            driver = make_url(url).set(drivername="postgresql+psycopg")
+        except ValueError as error:  # of the port
+            raise StateError(f"state: the URL cannot be read: {error}") from error
+        # psycopg gives texts as bytes where the database's own encoding is SQL_ASCII.
+        arguments = {"client_encoding": "utf8"} | {name: value for name, value in LIMITS.items() if name not in driver.query}
+        self._engine = create_engine(driver, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=arguments)
 
     @contextmanager
     def begin(self, ids: Iterable[str], *, writes: bool) -> Iterator[Connection]:

@@ -14,6 +14,8 @@ from normserve_server.normalizers import kernels
 from normserve_server.normalizers.kernels import Statistics
 from normserve_server.normalizers.layer import State, Tracked
 
+MOST_WITHOUT_ELEMENTS = 2**16  # they cost who sends them nothing, and the transaction a mean over all of them
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -36,7 +38,10 @@ class InstanceNorm(Tracked):
         """The statistics of each sample."""
         self._check_updates()
         batch = self._batched(x)
-        return Samples(len(batch), kernels.instance_statistics(batch, self.num_features))
+        found = kernels.instance_statistics(batch, self.num_features)
+        if found is None and len(batch) > MOST_WITHOUT_ELEMENTS:
+            raise InvalidRequestError(f"input has at most {MOST_WITHOUT_ELEMENTS} samples without elements, got {len(batch)}")
+        return Samples(len(batch), found)
 
     def merged(self, state: State, statistics: Samples) -> State:
         """The state after an update."""

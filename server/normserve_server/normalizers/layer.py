@@ -119,7 +119,7 @@ class Tracked:
     def loaded(self, tensors: State, version: int, present: State) -> State:
         """The state that torch's load_state_dict() makes of it."""
         if self.updates and version < SINCE_COUNTED and COUNTER not in tensors:
-            tensors = {**tensors, COUNTER: np.zeros((), np.int64)}
+            tensors = {**tensors, COUNTER: present[COUNTER]}
         state = expect(tensors, present)
         if self.updates and state[COUNTER] < 0:
             raise InvalidRequestError(f"{COUNTER} is >= 0, got {state[COUNTER]}")

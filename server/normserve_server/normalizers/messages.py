@@ -81,12 +81,12 @@ def clip_of(m: pb.RunningNormLayer) -> float | None:
     """Reads the largest absolute value of an output; None for no limit.
 
     Raises:
-        InvalidRequestError: it is not > 0.
+        InvalidRequestError: it is not > 0 and finite.
     """
     if not m.HasField("clip"):
         return None
-    if not m.clip > 0:
-        raise InvalidRequestError(f"clip is > 0, got {m.clip}")
+    if not 0 < m.clip < math.inf:
+        raise InvalidRequestError(f"clip is > 0 and finite, got {m.clip}")
     return m.clip
 
 
@@ -145,9 +145,9 @@ def _tracked(m: Any, defaults: Defaults) -> tuple[int, int, float, float | None,
 
 
 def _running_norm(m: pb.RunningNormLayer) -> RunningNorm:
-    shape = tuple(m.shape)
+    shape = tuple(m.shape[:33])
     if len(shape) > 32 or any(extent <= 0 for extent in shape) or math.prod(shape) > MOST_ELEMENTS:
-        raise InvalidRequestError(f"shape has at most 32 extents > 0 and {MOST_ELEMENTS} elements, got {list(shape)[:33]}")
+        raise InvalidRequestError(f"shape has at most 32 extents > 0 and {MOST_ELEMENTS} elements, got {list(shape)}")
     eps = m.eps if m.HasField("eps") else 1e-8
     if not 0 < eps < math.inf:
         raise InvalidRequestError(f"eps is > 0 and finite, got {eps}")

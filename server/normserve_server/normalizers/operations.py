@@ -13,6 +13,8 @@ from normserve_server.normalizers.layer import Layer, State
 from normserve_server.normalizers.records import Record, packed
 from normserve_server.normalizers.transaction import Answer, Transaction
 
+APPLY = "ApplyNormalizer"
+
 
 class StaleError(Exception):
     """The normalizer is another one than that for which the statistics were computed: it was deleted and made anew."""
@@ -24,15 +26,17 @@ class Updated(NamedTuple):
     Attributes:
         record: the normalizer after it, or at present where the update was made by an earlier call of the same request id.
         sequence: the normalizer's after the update.
+        made: whether this call made it.
     """
 
     record: Record
     sequence: int
+    made: bool = False
 
 
 def key(id_: str, request_id: str) -> str:
-    """Under which a call's answer is kept; empty where it gave no request id."""
-    return f"{id_}/{request_id}" if request_id else ""
+    """Under which a call's answer is kept, in ASCII, as any database has it; empty where it gave no request id."""
+    return f"{id_}/{request_id.encode('unicode_escape').decode()}" if request_id else ""
 
 
 def create(id_: str, layer: Layer, state: State | None, key: str, *, training: bool) -> Operation:
@@ -59,7 +63,7 @@ def get(id_: str) -> Operation:
 
 
 def page(after: str, count: int) -> Operation:
-    """Gives the records of the next ids."""
+    """Gives the records of the next ids, without their states."""
     return Operation(lambda transaction: transaction.page(after, count), writes=False)
 
 
@@ -88,17 +92,22 @@ def delete(id_: str, etag: str, *, allow_missing: bool) -> Operation:
 
 
 def update(id_: str, statistics: Callable[[Record], Any], method: str, key: str) -> Operation:
-    """Merges an input's statistics, as `statistics` gives them for the normalizer. Gives `Updated`."""
+    """Merges an input's statistics, as `statistics` gives them for the normalizer. Gives `Updated`.
+
+    Applying a layer that has no running statistics changes nothing.
+    """
 
     def run(transaction: Transaction) -> Updated:
         record = transaction.existing(id_)
         answer = transaction.answered(key, method)
         if answer is not None:
             return Updated(record, answer.sequence)
+        if method == APPLY and not record.layer.updates:
+            return Updated(record, record.sequence)
         record = record.observed(record.layer.merged(record.state, statistics(record)), transaction.moment)
         transaction.put(record)
         transaction.remember(key, Answer(method, record.sequence))
-        return Updated(record, record.sequence)
+        return Updated(record, record.sequence, made=True)
 
     return Operation(run, (id_,), key)
 

@@ -4,6 +4,7 @@ With n samples seen and m new ones, of means a and b and biased variances u and 
 mean = a + (b - a) m / (n + m), var = (u n + v m + (b - a)² n m / (n + m)) / (n + m). All in float64.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +14,8 @@ from normserve_proto.tensors import DTYPES, Array, datatype_of
 from normserve_server.errors import InvalidRequestError
 from normserve_server.normalizers.layer import FLOATS, Layout, State
 from normserve_server.normalizers.state_dicts import expect
+
+PART_ELEMENTS = 2**16  # of an input that are looked at together: what is made of them in float64 stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Moments:
         mean: shape of a sample; and `var`, the biased one.
     """
 
-    count: int
+    count: float
     mean: Array
     var: Array
 
@@ -59,36 +62,28 @@ class RunningNorm:
 
     def observed(self, x: Array) -> Moments | None:
         """The moments of an input; None for an empty one."""
-        self._check(x)
-        count = prod(x.shape[: x.ndim - len(self.shape)])
-        samples = x.astype(np.float64).reshape(count, *self.shape)
-        if not count:
-            return None
-        with np.errstate(all="ignore"):
-            mean = np.add.reduce(samples) / count
-            away = samples - mean
-            return Moments(count, np.asarray(mean), np.asarray(np.add.reduce(away * away) / count))
+        moments: Moments | None = None
+        for part in self._parts(self._samples(x)):
+            found = _moments(part)
+            moments = found if moments is None else _together(moments, found)
+        return moments
 
     def merged(self, state: State, statistics: Moments | None) -> State:
         """The state after an update."""
         if statistics is None:
             return state
-        m, mean, var = statistics.count, statistics.mean, statistics.var
-        n = float(state["count"])
-        with np.errstate(all="ignore"):
-            away = mean - state["mean"]
-            moved = state["mean"] + away * (m / (n + m))
-            spread = (state["var"] * n + var * m + np.square(away) * (n * m / (n + m))) / (n + m)
-        return {"count": np.asarray(n + m), "mean": np.asarray(moved), "var": np.asarray(spread)}
+        merged = _together(Moments(float(state["count"]), state["mean"], state["var"]), statistics)
+        return {"count": np.asarray(merged.count), "mean": merged.mean, "var": merged.var}
 
     def normalized(self, x: Array, state: State, *, training: bool) -> Array:
         """The output."""
-        self._check(x)
-        with np.errstate(all="ignore"):
-            y = (x.astype(np.float64) - state["mean"]) / np.sqrt(state["var"] + self.eps)
-            if self.clip is not None:
-                y = np.clip(y, -self.clip, self.clip)
-            return np.asarray(y).astype(x.dtype)
+        samples = self._samples(x)
+        outputs = np.empty_like(samples)
+        for part, output in zip(self._parts(samples), self._parts(outputs), strict=True):
+            with np.errstate(all="ignore"):
+                y = (part.astype(np.float64) - state["mean"]) / np.sqrt(state["var"] + self.eps)
+                output[...] = y if self.clip is None else np.clip(y, -self.clip, self.clip)
+        return outputs.reshape(x.shape)
 
     def exported(self, state: State) -> State:
         """Count, mean and var."""
@@ -108,8 +103,34 @@ class RunningNorm:
         """The state as it is."""
         return state
 
+    def _samples(self, x: Array) -> Array:
+        """Checks an input and gives it with one axis before those of a sample."""
+        self._check(x)
+        return x.reshape(prod(x.shape[: x.ndim - len(self.shape)]), *self.shape)
+
+    def _parts(self, samples: Array) -> Iterator[Array]:
+        rows = max(PART_ELEMENTS // prod(self.shape), 1)
+        return (samples[start : start + rows] for start in range(0, len(samples), rows))
+
     def _check(self, x: Array) -> None:
         if datatype_of(x) not in FLOATS:
             raise InvalidRequestError(f"input is one of {', '.join(FLOATS)}, got {datatype_of(x)}")
         if x.ndim < len(self.shape) or x.shape[x.ndim - len(self.shape) :] != self.shape:
             raise InvalidRequestError(f"input has shape [..., {', '.join(map(str, self.shape))}], got {list(x.shape)}")
+
+
+def _moments(samples: Array) -> Moments:
+    count, values = len(samples), samples.astype(np.float64)
+    with np.errstate(all="ignore"):
+        mean = np.add.reduce(values) / count
+        away = values - mean
+        return Moments(count, np.asarray(mean), np.asarray(np.add.reduce(away * away) / count))
+
+
+def _together(one: Moments, other: Moments) -> Moments:
+    n, m = one.count, other.count
+    with np.errstate(all="ignore"):
+        away = other.mean - one.mean
+        mean = one.mean + away * (m / (n + m))
+        var = (one.var * n + other.var * m + np.square(away) * (n * m / (n + m))) / (n + m)
+    return Moments(n + m, np.asarray(mean), np.asarray(var))

@@ -2,7 +2,8 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from google.protobuf import empty_pb2
@@ -12,6 +13,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, OverloadedError
+from normserve_server.inline import is_small
 from normserve_server.interceptors import Codec
 from normserve_server.metrics import Metrics
 from normserve_server.normalizers import changes, messages, operations, snapshots, tables
@@ -23,10 +25,10 @@ from normserve_server.normalizers.store import RETRY_AFTER_MS, Store
 from normserve_server.tensor_calls import Answer, Request, parser, serialize, small
 from normserve_server.workers import Worker
 
-INLINE_BYTES = 32 * 1024  # of a tensor that is computed on the loop or in a transaction: it takes less than a thread hop
 PAGE_SIZE = 50
 MOST_PAGE_SIZE = 1000
 MOST_KNOWN = 4096
+MOST_TENSORS = 16  # of a state dict; no layer has as many
 _INPUT = 2  # of what has one
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{tables.MOST_ID - 1}}}")
 
@@ -52,7 +54,7 @@ class NormalizerServicer:
         self._updates = metrics.normalizer_updates
         self._most_waiting = most_waiting
         self._waiting = 0
-        # How inputs are to be looked at. Only who computes for a normalizer that is there no more reads it again.
+        # How inputs are to be looked at, without states. What is not so any more is found out in the transaction.
         self._known: dict[str, Record] = {}
 
     async def CreateNormalizer(self, request: pb.CreateNormalizerRequest, call: Call) -> pb.Normalizer:  # noqa: N802
@@ -112,8 +114,9 @@ class NormalizerServicer:
         training = messages.training_of(request.mode) if request.mode else record.training
         sequence = record.sequence
         if training and record.layer.updates:
-            record, sequence = await self._update(id_, x, "ApplyNormalizer", _key(id_, request.request_id))
-        output = await self._computed(lambda: record.layer.normalized(x, record.state, training=training), x)
+            record, sequence, _ = await self._update(id_, x, operations.APPLY, _key(id_, request.request_id))
+        refuse = not (training and record.layer.updates)
+        output = await self._computed(lambda: record.layer.normalized(x, record.state, training=training), x, refuse=refuse)
         call.lap("compute")
         return Answer(pb.ApplyNormalizerResponse(sequence=sequence), output)
 
@@ -153,18 +156,18 @@ class NormalizerServicer:
 
     async def _update(self, id_: str, x: Array, method: str, key: str) -> Updated:
         updated: Updated
-        if x.nbytes < INLINE_BYTES:
+        if is_small(x):
             updated = await self._store.run(operations.update(id_, lambda record: record.layer.observed(x), method, key))
         else:
             updated = await self._update_by_much(id_, x, method, key)
-        self._updates.inc()
+        self._updates.inc(updated.made)
         return updated
 
     async def _update_by_much(self, id_: str, x: Array, method: str, key: str) -> Updated:
         """Updates by what is computed before the transaction, for what the normalizer is known to be."""
         known = self._known.get(id_) or await self._fresh(id_)
         while True:
-            statistics = await self._observed(known, x)
+            statistics = await self._observed(known, x, method)
             try:
                 updated: Updated = await self._store.run(
                     operations.update(id_, operations.computed(known.uid, statistics), method, key)
@@ -174,14 +177,16 @@ class NormalizerServicer:
             else:
                 return updated
 
-    async def _observed(self, known: Record, x: Array) -> Any:
+    async def _observed(self, known: Record, x: Array, method: str) -> Any:
+        if method == operations.APPLY and not known.layer.updates:
+            return None
         try:
             return await self._computed(lambda: known.layer.observed(x), x)
         except InvalidRequestError:
             fresh = await self._fresh(known.id)
             if fresh.uid == known.uid:
                 raise
-            return await self._computed(lambda: fresh.layer.observed(x), x)
+            return await self._observed(fresh, x, method)
 
     async def _now_or_known(self, id_: str, mode: int) -> Record:
         """The normalizer as it is now; as it is known where a call that trains anyway has to know no more."""
@@ -195,13 +200,14 @@ class NormalizerServicer:
         record: Record = await self._store.run(operations.get(id_))
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        self._known[id_] = record
+        self._known[id_] = replace(record, state={})
         return record
 
-    async def _computed(self, compute: Callable[[], Any], x: Array) -> Any:
-        if x.nbytes < INLINE_BYTES:
+    async def _computed(self, compute: Callable[[], Any], x: Array, *, refuse: bool = True) -> Any:
+        """Computes; `refuse` is whether there may be too much to do already, which what has been updated does not find."""
+        if is_small(x):
             return compute()
-        if self._waiting > self._most_waiting:  # one of them runs
+        if refuse and self._waiting > self._most_waiting:  # one of them runs
             raise OverloadedError(
                 f"{self._most_waiting} normalizations wait already, which is the limit", retry_after_ms=RETRY_AFTER_MS
             )
@@ -237,7 +243,9 @@ def _key(id_: str, request_id: str) -> str:
     return operations.key(id_, request_id)
 
 
-def _arrays(named: Iterable[pb.NamedTensor]) -> State:
+def _arrays(named: Sequence[pb.NamedTensor]) -> State:
+    if len(named) > MOST_TENSORS:
+        raise InvalidRequestError(f"tensors: a state has at most {MOST_TENSORS}, got {len(named)}")
     state: State = {}
     for one in named:
         if one.name in state:

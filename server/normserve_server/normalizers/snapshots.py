@@ -18,6 +18,7 @@ from normserve_server.normalizers.layer import State
 from normserve_server.normalizers.records import Record
 
 KEY = "normserve.normalizer"
+MOST_HEADER = 64 * 1024  # bytes, of which a normalizer takes less than 2048
 DATATYPES = {"F16": "FP16", "BF16": "BF16", "F32": "FP32", "F64": "FP64", "I64": "INT64"}
 
 
@@ -38,9 +39,12 @@ def read(data: bytes) -> tuple[pb.Normalizer, State]:
     Raises:
         InvalidRequestError: it is not a safetensors file, or no snapshot of a normalizer.
     """
+    length = int.from_bytes(data[:8], "little")
+    if MOST_HEADER < length < len(data):  # reading it would hold up everyone
+        raise InvalidRequestError(f"snapshot: the header of one has at most {MOST_HEADER} bytes, got {length}")
     try:
         found = deserialize(data)  # type: ignore[no-untyped-call]
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError) as error:
         raise InvalidRequestError(f"snapshot: no safetensors file: {error}") from None
     if KEY not in metadata:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Row
 
 from normserve_server.errors import InvalidRequestError, NotFoundError
 from normserve_server.normalizers import messages, tables
+from normserve_server.normalizers.layer import State
 from normserve_server.normalizers.records import Record, packed, unpacked
 from normserve_server.normalizers.tables import answers, normalizers
 
@@ -111,10 +112,10 @@ class Transaction:
             )
 
     def page(self, after: str, count: int) -> list[Record]:
-        """The normalizers with the next ids."""
+        """The normalizers with the next ids, without their states, which may be big."""
         self.write()
-        query = select(normalizers).where(normalizers.c.id > after).order_by(normalizers.c.id).limit(count)
-        return [_record(row) for row in self._connection.execute(query)]
+        query = select(*_WITHOUT_STATE).where(normalizers.c.id > after).order_by(normalizers.c.id).limit(count)
+        return [_record(row, {}) for row in self._connection.execute(query)]
 
     def write(self) -> None:
         """Writes what is staged; the transaction's end makes it last."""
@@ -148,6 +149,7 @@ class Transaction:
 
 
 _FIND = select(normalizers).where(normalizers.c.id.in_(bindparam("ids", expanding=True)))
+_WITHOUT_STATE = [column for column in normalizers.c if column is not normalizers.c.state]
 _FIND_ANSWERS = select(answers).where(answers.c.key.in_(bindparam("keys", expanding=True)))
 _FORGET = delete(answers).where(answers.c.key >= bindparam("first"), answers.c.key < bindparam("end"))
 _INSERT, _INSERT_ANSWERS = insert(normalizers), insert(answers)
@@ -173,9 +175,9 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def _record(row: Row[Any]) -> Record:
+def _record(row: Row[Any], state: State | None = None) -> Record:
     layer = messages.layer_of(pb.Normalizer.FromString(row.layer))
-    state = unpacked(row.state, layer.layout())
+    state = unpacked(row.state, layer.layout()) if state is None else state
     return Record(row.id, layer, row.training, state, row.uid, row.created, row.updated, row.sequence, row.revision)
 
 

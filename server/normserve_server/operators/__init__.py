@@ -5,7 +5,7 @@ and are rounded once. What PyTorch does in place, updating running statistics, i
 
 Everywhere: `input` is FP16, BF16, FP32 or FP64; parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and
 `InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for big tensors in four
-operators: see `fast` and `fast_length`.
+operators: see `fast` and `fast_length`. PyTorch's own training batch norm of [N, C] depends on its number of threads.
 """
 
 import numpy as np

@@ -41,7 +41,7 @@ def batch_norm(
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
     mean = statistic("running_mean", running_mean, input, written=training)
     var = statistic("running_var", running_var, input, written=training)
-    if not training and eps >= 0:
+    if not training and not eps < 0:
         return Normalized(array(torch.batch_norm(x, w, b, mean, var, False, momentum, eps, False), input.dtype))
     output = fast.batch_norm(x, mean, var, w, b, momentum, eps)
     if output is None:

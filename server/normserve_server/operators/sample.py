@@ -9,6 +9,8 @@ from normserve_proto.tensors import Array
 from normserve_server.errors import InvalidRequestError
 from normserve_server.operators.arrays import Normalized, array, operator, parameter, tensor
 
+MOST_AXES = 64  # of a tensor
+
 
 @operator
 def layer_norm(
@@ -31,7 +33,7 @@ def layer_norm(
         InvalidRequestError: shapes or dtypes do not fit.
     """
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
-    return Normalized(array(torch.layer_norm(x, list(normalized_shape), w, b, eps), input.dtype))
+    return Normalized(array(torch.layer_norm(x, _extents(normalized_shape), w, b, eps), input.dtype))
 
 
 @operator
@@ -79,8 +81,14 @@ def rms_norm(
         InvalidRequestError: shapes or dtypes do not fit.
     """
     x, w = tensor(input), parameter("weight", weight, input)
-    shape = list(normalized_shape)
+    shape = _extents(normalized_shape)
     if w is None or list(w.shape) != shape:  # which PyTorch refuses in its own words
         return Normalized(array(torch.rms_norm(x, shape, w, eps), input.dtype))
     # Scaled as PyTorch does it, but in place, which spares another big tensor.
     return Normalized(array(torch.rms_norm(x, shape, None, eps).mul_(w), input.dtype))
+
+
+def _extents(given: Sequence[int]) -> list[int]:
+    if len(given) > MOST_AXES:  # which PyTorch would refuse, too, but after much reading and writing
+        raise InvalidRequestError(f"normalized_shape has at most {MOST_AXES} extents, got {len(given)}")
+    return list(given)

@@ -95,3 +95,9 @@ def test_names() -> None:
 def test_what_clients_send_with_every_request_is_no_argument() -> None:
     common = {"timeout": 5, "priority": 1, "sequence_id": 0, "sequence_start": False, "sequence_end": False}
     assert given(size=1, **common, triton_enable_empty_final_response=True, triton_other=1) == {"size": 1}
+
+
+def test_more_extents_than_a_tensor_has_are_not_read() -> None:
+    assert given(size=1, shape=",".join(["9223372036854775807"] * 64))["shape"] == [2**63 - 1] * 64
+    with pytest.raises(InvalidRequestError, match="parameter 'shape' is an integer, or the text of several"):
+        given(size=1, shape="1," * 1024 + "1")

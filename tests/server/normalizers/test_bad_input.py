@@ -47,8 +47,9 @@ CREATES = [
     (norm(running_norm=pb.RunningNormLayer(shape=[2, 0])), r"shape has at most 32 extents > 0 .* got \[2, 0\]"),
     (norm(running_norm=pb.RunningNormLayer(shape=[2**11, 2**11])), "shape has .* 1048576 elements"),
     (norm(running_norm=pb.RunningNormLayer(eps=0)), "eps is > 0 and finite, got 0"),
-    (norm(running_norm=pb.RunningNormLayer(clip=0)), "clip is > 0, got 0"),
-    (norm(running_norm=pb.RunningNormLayer(clip=float("nan"))), "clip is > 0, got nan"),
+    (norm(running_norm=pb.RunningNormLayer(clip=0)), "clip is > 0 and finite, got 0"),
+    (norm(running_norm=pb.RunningNormLayer(clip=float("inf"))), "clip is > 0 and finite, got inf"),
+    (norm(running_norm=pb.RunningNormLayer(clip=float("nan"))), "clip is > 0 and finite, got nan"),
     (norm(batch_norm=BATCH(num_features=1)) | {"request_id": "x" * 129}, "request_id has at most 128 characters"),
     ({"snapshot": b"none"}, "snapshot: no safetensors file"),
 ]
@@ -116,6 +117,12 @@ CALLS = [
     ("LoadStateDict", state_dict(running_var=np.array([1, -1], "f4")), InvalidRequestError, "running_var is >= 0, got -1"),
     ("LoadStateDict", state_dict(running_mean=np.ones(3, "f4")), InvalidRequestError, "size mismatch for running_mean"),
     ("LoadStateDict", state_dict(count=np.ones(2, "f4")), InvalidRequestError, "Unexpected key"),
+    (
+        "LoadStateDict",
+        {"name": NAME, "tensors": [pb.NamedTensor(name=str(number)) for number in range(17)]},
+        InvalidRequestError,
+        "tensors: a state has at most 16, got 17",
+    ),
     ("UpdateNormalizer", {}, InvalidRequestError, "normalizer: required, got none"),
     ("UpdateNormalizer", changed(), InvalidRequestError, "update_mask: some of mode, .* are wanted, got none"),
     ("UpdateNormalizer", changed("batch_norm.eps"), InvalidRequestError, "update_mask: .* got batch_norm.eps"),
@@ -142,3 +149,19 @@ async def test_a_nan_stays_in_the_statistics_as_in_torch(service) -> None:
     await service.observe(np.array([[np.nan, 1], [1, 2]], np.float32))
     state = await service.state()
     np.testing.assert_array_equal(np.isnan(state["running_mean"]), [True, False])
+
+
+async def test_a_count_that_is_full_stays_as_it_is(service) -> None:
+    await service.create(batch_norm=BATCH(num_features=2))
+    await service("LoadStateDict", **state_dict(num_batches_tracked=np.array(2**63 - 1)))
+    before = await service("GetStateDict", name=NAME)
+    with pytest.raises(InvalidRequestError, match="num_batches_tracked is 9223372036854775807, which cannot be counted up"):
+        await service.observe(X)
+    assert await service("GetStateDict", name=NAME) == before
+
+
+async def test_samples_of_nothing_are_not_many(service) -> None:
+    await service.create(instance_norm=pb.InstanceNormLayer(num_features=1, dimensions=1, track_running_stats=True))
+    assert await service.observe(np.ones((2**16, 1, 0), np.float32)) == 1
+    with pytest.raises(InvalidRequestError, match="at most 65536 samples without elements, got 65537"):
+        await service.observe(np.ones((2**16 + 1, 1, 0), np.float32))

@@ -1,6 +1,7 @@
 """Layers over plain state against torch's modules, bit for bit: outputs, running statistics, counters."""
 
 import itertools
+import tracemalloc
 from collections.abc import Sequence
 
 import ml_dtypes
@@ -11,7 +12,7 @@ from normserve_server.errors import InvalidRequestError
 from normserve_server.normalizers.batch_norm import BatchNorm
 from normserve_server.normalizers.instance_norm import InstanceNorm
 from normserve_server.normalizers.layer import Layer, State
-from normserve_server.normalizers.running_norm import RunningNorm
+from normserve_server.normalizers.running_norm import PART_ELEMENTS, RunningNorm
 
 BATCH_NORMS = {1: torch.nn.BatchNorm1d, 2: torch.nn.BatchNorm2d, 3: torch.nn.BatchNorm3d}
 INSTANCE_NORMS = {1: torch.nn.InstanceNorm1d, 2: torch.nn.InstanceNorm2d, 3: torch.nn.InstanceNorm3d}
@@ -132,6 +133,22 @@ def test_running_norm_is_the_moments_of_all_samples_in_any_order(shape: tuple[in
         np.testing.assert_allclose(state["var"], everything.var(0), rtol=1e-10)
     expected = (everything - everything.mean(0)) / np.sqrt(everything.var(0) + 1e-8)
     np.testing.assert_allclose(layer.normalized(everything, state, training=False), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_running_norm_looks_at_a_big_input_part_by_part() -> None:
+    layer = RunningNorm((3, 5), clip=2)
+    x = np.random.default_rng(0).normal(7, 3, (2, 5 * PART_ELEMENTS // 30 + 1, 3, 5)).astype(np.float32)
+    samples = x.reshape(-1, 3, 5).astype(np.float64)
+    tracemalloc.start()
+    state = layer.merged(layer.initial(), layer.observed(x))
+    y = layer.normalized(x, state, training=False)
+    assert tracemalloc.get_traced_memory()[1] < y.nbytes + 4 * 8 * PART_ELEMENTS
+    tracemalloc.stop()
+    assert state["count"] == len(samples)
+    np.testing.assert_allclose(state["mean"], samples.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(state["var"], samples.var(0), rtol=1e-13)
+    wanted = ((samples - state["mean"]) / np.sqrt(state["var"] + layer.eps)).clip(-2, 2).astype(np.float32)
+    np.testing.assert_array_equal(y, wanted.reshape(x.shape))
 
 
 def test_running_norm_clips_takes_one_sample_and_keeps_the_dtype() -> None:

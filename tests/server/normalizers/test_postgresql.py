@@ -1,13 +1,15 @@
 """What is PostgreSQL's alone: several servers at once, and connections that end."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from normalizer_service import Service
 from normserve_proto import normalizers_pb2 as pb
-from normserve_server.errors import AlreadyExistsError
+from normserve_server.errors import AlreadyExistsError, StateError
+from normserve_server.normalizers import engines
 from postgresql import Postgresql
 
 pytestmark = [
@@ -56,3 +58,32 @@ async def test_a_connection_that_ended_is_made_anew(service: Service, postgres: 
     for count in (1, 2):
         postgres.end_connections()
         assert await service.observe(np.ones((1, 2), np.float32)) == count
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_request_ids_of_any_characters_in_a_database_of_any_encoding(
+    postgres: Postgresql, state: str, encoding: str
+) -> None:
+    service = Service(postgres.database(encoding))
+    await service.create()
+    x = np.ones((1, 2), np.float32)
+    ids = ("e", "é", "\U0001f600", "\\U0001f600", "\n")
+    calls = (service.observe(x, request_id=request_id) for request_id in ids * 2)
+    assert await asyncio.gather(*calls) == [1, 2, 3, 4, 5] * 2
+    await service.close()
+
+
+async def test_a_url_that_cannot_be_read_is_refused(state: str) -> None:
+    service = Service(state.replace("127.0.0.1:", "127.0.0.1:port"))
+    with pytest.raises(StateError, match=r"state: the URL cannot be read: .*'port"):
+        await service.store.open()
+    await service.close()
+
+
+async def test_a_machine_that_does_not_answer_is_not_waited_for(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engines.LIMITS, "connect_timeout", 2)  # psycopg's least
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        service = Service(f"{state.rpartition('@')[0]}@127.0.0.1:{deaf.getsockname()[1]}/database")
+        with pytest.raises(StateError, match="timeout"):
+            await asyncio.wait_for(service.store.open(), 20)
+        await service.close()

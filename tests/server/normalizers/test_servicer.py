@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from normserve_proto import normalization_pb2 as npb
 from normserve_proto import normalizers_pb2 as pb
-from normserve_server.errors import AlreadyExistsError, ConflictError, InvalidRequestError, NotFoundError
+from normserve_server.errors import AlreadyExistsError, ConflictError, InvalidRequestError, NotFoundError, OverloadedError
+from normserve_server.normalizers.database import Operation
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The given NumPy array is not writable"),  # as in `kernels`
@@ -232,6 +234,45 @@ async def test_load_state_dict_is_not_carried_out_twice(service) -> None:
 
 async def test_updates_are_counted(service) -> None:
     await service.create()
-    await asyncio.gather(*(service.observe(X) for _ in range(5)))
+    await asyncio.gather(*(service.observe(X, request_id=str(number % 5)) for number in range(10)))
     assert service.registry.get_sample_value("normserve_normalizer_updates_total") == 5
     assert service.registry.get_sample_value("normserve_normalizer_group_duration_seconds_count") < 6
+
+
+@pytest.mark.parametrize("rows", [4, 8192])  # computed in the transaction, and before it
+async def test_a_normalizer_made_anew_without_statistics_is_applied_as_it_is_now(service, rows: int) -> None:
+    x = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+    await service.create(**BATCH_NORM)
+    await service.apply(x, mode=pb.MODE_TRAINING)
+    await service("DeleteNormalizer", name=NAME)
+    await service.create(batch_norm=pb.BatchNormLayer(num_features=2, track_running_stats=False))
+    output, sequence = await service.apply(x, mode=pb.MODE_TRAINING)
+    np.testing.assert_array_equal(output, torch.nn.BatchNorm1d(2)(torch.from_numpy(x)).detach().numpy())
+    assert sequence == 0
+    with pytest.raises(InvalidRequestError, match="there is nothing to update"):
+        await service.observe(x)
+
+
+async def test_what_has_been_updated_is_not_refused_for_want_of_room(service, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).normal(size=(8192, 2)).astype(np.float32)
+    await service.create(**BATCH_NORM)
+    await service.apply(x, mode=pb.MODE_TRAINING)
+    run = service.store.run
+
+    async def busy_after(operation: Operation) -> Any:
+        outcome = await run(operation)
+        service.servicer._waiting = 2000
+        return outcome
+
+    monkeypatch.setattr(service.store, "run", busy_after)
+    assert (await service.apply(x, mode=pb.MODE_TRAINING))[1] == 2
+    with pytest.raises(OverloadedError):
+        await service.apply(x, mode=pb.MODE_TRAINING)
+    monkeypatch.undo()
+    assert (await service("GetNormalizer", name=NAME)).sequence == 2
+
+
+async def test_what_is_known_of_normalizers_has_not_their_states(service) -> None:
+    await service.create(**BATCH_NORM)
+    await service.apply(X)
+    assert [record.state for record in service.servicer._known.values()] == [{}]

@@ -1,5 +1,7 @@
 """Snapshots: all of a normalizer in one file that torch can read, too."""
 
+import struct
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -82,3 +84,15 @@ LAYER = {"normserve.normalizer": '{"batch_norm": {"num_features": "2"}}'}
 async def test_what_is_no_snapshot_is_refused(service, tensors: dict, metadata: dict | None, text: str) -> None:
     with pytest.raises(InvalidRequestError, match=text):
         await service("CreateNormalizer", normalizer_id="obs", snapshot=safetensors.numpy.save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (b'{"__metadata__": null}', "snapshot: its metadata has no 'normserve.normalizer'"),
+        (b'{"__metadata__": {' + b" " * 65536 + b"}}", "snapshot: the header of one has at most 65536 bytes, got 65556"),
+    ],
+)
+async def test_a_header_that_no_snapshot_has_is_refused(service, header: bytes, text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=text):
+        await service("CreateNormalizer", normalizer_id="obs", snapshot=struct.pack("<Q", len(header)) + header)

@@ -52,9 +52,17 @@ def test_the_wrong_kind_is_refused(tensors: State, text: str) -> None:
         layer.loaded(tensors, 2, layer.initial())
 
 
-def test_version_1_has_no_counter_and_a_vector_of_one_is_a_scalar() -> None:
+def test_version_1_has_no_counter_and_leaves_it_as_torch_does() -> None:
+    layer, module = BatchNorm(3), torch.nn.BatchNorm1d(3)
+    module(torch.zeros(2, 3))
+    present = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    module.load_state_dict({name: torch.zeros(3) for name in present if name != "num_batches_tracked"})
+    loaded = layer.loaded({name: np.zeros(3) for name in present if name != "num_batches_tracked"}, 1, present)
+    assert loaded["num_batches_tracked"] == module.num_batches_tracked == 1
+
+
+def test_a_vector_of_one_is_a_scalar() -> None:
     layer = BatchNorm(3)
-    assert layer.loaded(full(num_batches_tracked=None), 1, layer.initial())["num_batches_tracked"] == 0
     assert layer.loaded(full(num_batches_tracked=np.array([5])), 2, layer.initial())["num_batches_tracked"] == 5
 
 
