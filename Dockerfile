@@ -6,7 +6,7 @@ FROM ${BASE_IMAGE} AS builder
 # Where pip finds torch: empty for its usual index, else one that has the build for your CPU or your CUDA.
 ARG TORCH_INDEX_URL=""
 
-# Or onnxruntime, which runs on the CPU alone and is 270 MB smaller.
+# Which onnxruntime: the package of that name runs on the CPU alone, and is 270 MB smaller.
 ARG ONNXRUNTIME=onnxruntime-gpu
 
 ENV PIP_NO_CACHE_DIR=1 \
