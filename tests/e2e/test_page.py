@@ -158,7 +158,7 @@ def test_another_window_and_one_version(look: Any) -> None:
 
 
 def test_the_theme_is_the_systems_until_another_is_chosen(look: Any) -> None:
-    seen = look(color_scheme="dark")
+    seen = look("/?minutes=60", color_scheme="dark")  # it does not ask again so soon, which would draw the charts anew
     page = seen.page
     theme = "document.documentElement.dataset.theme"
     tick = "getComputedStyle(document.querySelector('#chart-requests .xtick text')).fill"
@@ -168,7 +168,7 @@ def test_the_theme_is_the_systems_until_another_is_chosen(look: Any) -> None:
     page.emulate_media(color_scheme="light")
     seen.until(f"{theme} === 'light' && {tick} !== '{dark}'")  # the charts, too
     page.get_by_label("Theme").select_option("dark")
-    assert page.evaluate(theme) == "dark"
+    assert (page.evaluate(theme), page.evaluate(tick)) == ("dark", dark)
     page.reload()
     assert page.evaluate(theme) == "dark"
 
