@@ -7,7 +7,7 @@ from normserve_server.http.history import POINTS, WINDOWS, History
 from normserve_server.http.readings import read
 from normserve_server.metrics import Metrics
 from normserve_server.state import State
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 
 class Service:
@@ -177,3 +177,20 @@ def test_models_have_what_is_told_of_them_and_their_numbers(service: Service) ->
     assert (shown["state"], shown["load_seconds"], shown["requests_per_second"]) == ("LOADING", 2.5, 2)
     assert (shown["batch_norms"], shown["left_because"]) == ({"folded": 3, "left": 1}, {"branches": 1})
     assert shown["latency_seconds"]["p50"] == pytest.approx(1.25e-3)
+
+
+def test_gpus_and_queues_are_shown_where_they_are_measured(service: Service) -> None:
+    names = {"utilization": 0.25, "memory_used_bytes": 2e9, "memory_total_bytes": 8e10, "power_usage": 120.0}
+    for name, value in names.items():
+        gauge = Gauge(f"nv_gpu_{name}", "Triton's name.", ["gpu_uuid"], registry=service.registry)
+        for uuid in ("GPU-a", "GPU-b"):
+            gauge.labels(uuid).set(value)
+    depth = Gauge("normserve_queue_depth", "Waiting.", ["model", "version"], registry=service.registry)
+    depth.labels("a", "1").set(2)
+    depth.labels("b", "1").set(3)
+    assert (service.window()["gpus"], "queue_depth" in service.window()["now"]) == ([], False)
+    service.read()
+    shown = service.window()
+    assert (shown["now"]["queue_depth"], shown["series"]["queue_depth"]) == (5, [5])
+    series = {name: [value] for name, value in names.items()}
+    assert shown["gpus"] == [{"uuid": uuid, **names, "series": series} for uuid in ("GPU-a", "GPU-b")]
