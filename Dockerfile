@@ -33,7 +33,7 @@ RUN sed -i -e "s/\"onnxruntime-gpu==/\"${ONNXRUNTIME}==/" -e '/"scikit-learn/d' 
  && touch README.md \
  && mkdir -p proto/normserve_proto client/normserve models/normserve_models server/normserve_server \
  && pip/bin/pip --python /opt/normserve/bin/python install -c constraints.txt --build-constraint constraints.txt \
-    --only-binary :all: ".[server]"
+    --only-binary :all: ".[server,tracing,dashboards]"
 
 COPY README.md ./
 COPY proto/normserve_proto proto/normserve_proto

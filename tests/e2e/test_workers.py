@@ -1,6 +1,7 @@
 """`--workers 2`: two serving processes behind one port, under load, killed, drained, and orphaned."""
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -58,6 +60,22 @@ def test_both_workers_are_called_and_their_metrics_add_up(server: RunningServer)
     assert sum(by_worker) == before + answered
     assert value(server, "normserve_workers") == 2
     assert value(server, "normserve_requests_in_flight") == 0
+
+
+def test_the_page_shows_all_workers_together(server: RunningServer) -> None:
+    def shown() -> dict[str, Any]:
+        return json.loads(get(server, "/api/overview?minutes=1"))
+
+    until(lambda: shown()["now"])
+    before = shown()["total"]["requests"]
+    with Load(server.grpc_address) as load:
+        until(lambda: sum(tally.answered for tally in load.tallies) > 200)
+    sent = sum(tally.sent for tally in load.tallies)
+    until(lambda: shown()["total"]["requests"] >= before + sent)
+    found = shown()
+    assert found["total"]["requests"] >= found["total"]["latency_seconds"]["compute"]["count"] >= sent
+    (digits,) = (model for model in found["models"] if model["model"] == "digits")
+    assert (digits["state"], digits["batch_norms"]) == ("READY", {"folded": 8, "left": 0})
 
 
 def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) -> None:
@@ -205,3 +223,6 @@ def test_without_metrics_nothing_is_recorded(digits_repository: Path, cache_dir:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(server, "/metrics")
         assert '"ready": true' in get(server, "/health/ready")
+        shown = json.loads(get(server, "/api/overview"))
+        assert (shown["server"]["recording"], shown["total"]["requests"]) == (False, 0)
+        assert "digits" in {model["model"] for model in shown["models"]}

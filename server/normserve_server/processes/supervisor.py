@@ -8,7 +8,7 @@ import importlib.metadata
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, disable_cre
 from prometheus_client.multiprocess import mark_process_dead
 
 from normserve_server import gpus, service_metrics
+from normserve_server.descriptions import Description
+from normserve_server.http.page import Page, Sources
+from normserve_server.http.sampler import Sampler
 from normserve_server.http.site import Site
 from normserve_server.ports import StartError, joined, reserve
 from normserve_server.processes import child
@@ -55,7 +58,9 @@ class Supervisor:
         registry = CollectorRegistry()
         self._restarts = service_metrics.workers(registry, lambda: len(self._open()))
         self._register(registry)
-        self._site = Site(registry if settings.metrics else None, self._look)
+        sampler = Sampler(registry.collect, self._look) if settings.metrics else None
+        page = Page(Sources(self._look, self._describe, sampler)) if settings.dashboard else None
+        self._site = Site(registry if settings.metrics else None, self._look, page)
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> bool:
         """Serves until `stop`, then drains; at `hurry` what is left is killed.
@@ -144,6 +149,13 @@ class Supervisor:
         started = all(slot.served for slot in self._slots)
         self._last = replace(whole, ready=whole.ready and started and not self._stopping)
         return self._last
+
+    async def _describe(self) -> Sequence[Description]:
+        """What a worker tells of the versions, which all have; the first that answers."""
+        for worker in self._open().values():
+            if (described := await worker.described()) is not None:
+                return described
+        return ()
 
     def _open(self) -> dict[int, Child]:
         """The workers that take calls, by slot."""
