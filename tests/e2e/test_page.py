@@ -202,6 +202,7 @@ def test_by_keyboard(look: Any) -> None:
     assert seen.next_answer("minutes=5")["window"]["minutes"] == 5
     page.locator("#chart-compute summary").focus()
     page.keyboard.press("Enter")
+    page.locator("#chart-compute tbody tr").first.wait_for()  # it is filled when the click has been handled
     assert page.locator("#chart-compute thead th").all_inner_texts() == ["Time", "p50", "p95", "p99"]
     assert page.locator("#chart-compute tbody tr").count() > 0
 
