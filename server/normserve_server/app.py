@@ -20,12 +20,13 @@ import grpc
 import structlog
 from prometheus_client import CollectorRegistry
 
-from normserve_server import devices, memory, operators, preparation, transport
+from normserve_server import devices, loop_lag, memory, operators, preparation, transport
 from normserve_server.access import AccessLog
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
+from normserve_server.descriptions import Descriptions
 from normserve_server.devices import DeviceError
 from normserve_server.errors import CODES, StateError
 from normserve_server.health import Health
@@ -44,6 +45,7 @@ from normserve_server.normalizers.store import Store
 from normserve_server.ports import StartError, joined
 from normserve_server.processes.place import Place
 from normserve_server.processes.private import Private
+from normserve_server.queue_metrics import QueueMetrics
 from normserve_server.recording import Recorder
 from normserve_server.regions import Regions
 from normserve_server.repository import Repository
@@ -100,6 +102,7 @@ class App:
         self._side: Side = Private(place) if place else Alone(settings, self._metrics.registry, version)
         loader = Loader(settings, _device(settings), self._metrics, preparation.engine(), asyncio.Semaphore(CONCURRENT_LOADS))
         self._repository = Repository(self._metrics)
+        self._queues = QueueMetrics(self._repository, self._metrics)
         self._telemetry = Telemetry(settings.otlp_endpoint, self._metrics, version, None if place is None else place.slot)
         self._traces = Traces(self._telemetry.spans, settings.trace_rate)
         self._recorder = Recorder(self._metrics, self._traces, access_log=AccessLog() if settings.access_log else None)
@@ -129,7 +132,9 @@ class App:
         await self._open_state()
         late = self._side.late
         port = 0 if late else self._listen()
-        addresses = await self._side.start(self._state)
+        addresses = await self._side.start(self._state, Descriptions(self._repository))
+        if self._settings.metrics:
+            self._background.spawn(loop_lag.watch(self._metrics.loop_lag_seconds))
         await self._health.publish()
         self._background.spawn(self._health.follow())
         if not late:
@@ -222,8 +227,10 @@ class App:
 
     def _state(self) -> State:
         self._recorder.flush()
+        self._queues.sample()
         ready = self._open and self._repository.ready
-        return State(ready, self._repository.states(), self._admission.calls, self._admission.bytes)
+        calls, size = self._admission.calls, self._admission.bytes
+        return State(ready, self._repository.states(), calls, size, list(self._metrics.exemplars.all()))
 
     def _listen(self) -> int:
         host, port = self._settings.host, self._side.grpc_port()

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from normserve_proto.tensors import Array
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 from normserve_server.calls import Batch, Call, now
 from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Run
+from normserve_server.metrics import Queue
 from normserve_server.model_config import Batching, QueuePolicy
 from normserve_server.scheduling import Pending, Rules, ShapeKey, decide
 from normserve_server.statistics import Statistics
@@ -48,6 +49,7 @@ class Batcher:
         batch_sizes: records how many samples ran together.
         batching: how batches are cut.
         statistics: adds up what ran.
+        padding: counts samples that ran only to fill a bucket; None for nowhere.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Batcher:
         batch_sizes: Histogram,
         batching: Batching = Batching(),  # noqa: B008 - it cannot change
         statistics: Statistics | None = None,
+        padding: Counter | None = None,
     ) -> None:
         self._instances = instances
         self._idle = list(instances)
@@ -70,6 +73,7 @@ class Batcher:
         self._max_queue_size = max_queue_size
         self._batch_sizes = batch_sizes
         self._statistics = statistics or Statistics()
+        self._padding = padding
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self._at_rest = asyncio.Event()
@@ -135,6 +139,11 @@ class Batcher:
             TimeoutError: one did not answer in time.
         """
         await asyncio.gather(*(instance.probe(timeout_seconds) for instance in self._instances))
+
+    def queue(self) -> Queue:
+        """Looks at what waits now."""
+        came = [pending.queued for queue in self._queues.values() for pending in queue]
+        return Queue(len(came), now() - min(came) if came else 0.0, self._max_queue_size)
 
     async def close(self) -> None:
         """Takes nothing more, finishes what waits and runs, and ends the instances."""
@@ -265,6 +274,8 @@ class Batcher:
 
     def _note(self, run: Run) -> None:
         self._batch_sizes.observe(run.samples)
+        if run.padding and self._padding is not None:
+            self._padding.inc(run.padding)
         if run.laps is not None:
             self._statistics.executed(run.samples, run.laps)
 

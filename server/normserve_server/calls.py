@@ -29,6 +29,7 @@ class Call:
         moments: when the message came, and then when each of them ended, by `now`.
         samples: how many ran for it; and `laps`, how long the parts of that run took, None where nothing ran.
         ran_alone: whether that run was for it only, and is not noted anywhere else.
+        cut_short: "deadline" or "cancelled" where nobody waits for its answer any more; else empty.
         batch: whom it ran with; None where it was alone.
         peer: its caller's address as gRPC writes it; and `parent`, what its caller was at. Only where somebody asks for them.
         trace_id: of its trace, 32 hexadecimal digits, once it is known to be traced; None where it is not.
@@ -43,6 +44,7 @@ class Call:
     samples = 0
     laps: Laps | None = None
     ran_alone = False
+    cut_short = ""
     batch: "Batch | None" = None
     peer = ""
     parent: Parent | None = None

@@ -38,11 +38,13 @@ class Run(NamedTuple):
         samples: how many ran, without padding.
         laps: how long its parts took; None where it failed.
         outcomes: each member's outputs, or what it failed with.
+        padding: how many samples ran besides, to fill a bucket.
     """
 
     samples: int
     laps: Laps | None
     outcomes: Sequence[Outcome]
+    padding: int = 0
 
 
 class Instance:
@@ -163,7 +165,7 @@ class Instance:
             return Run(size, laps, [outputs])
         split = now()
         outcomes = _split(outputs, [work.size for work in batch], padded)
-        return Run(size, laps._replace(output=now() - split), outcomes)
+        return Run(size, laps._replace(output=now() - split), outcomes, padded - size)
 
     def _timed(self, began: float, inputs: Mapping[str, Array], work: Work, size: int) -> tuple[Sequence[Array], Laps]:
         """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""

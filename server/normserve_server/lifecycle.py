@@ -95,15 +95,18 @@ class Lifecycle:
     async def _bring(self, model: Model, source: Source, number: int, config: ModelConfig) -> str:
         """Loads one version beside whatever has its number; gives why it does not serve, or nothing."""
         version = _version(model, source, number)
-        before = _serving(model, number)
+        before, swaps = _serving(model, number), model.ready
         if before is None:
             self._repository.put(version)
             self._repository.change(version, LOADING)
         model.tried[number] = source.fingerprint(number)
         reason = await self._open(version, config)
+        if swaps:
+            self._metrics.swaps.labels(model.name, "failed" if reason else "done").inc()
         if reason:
             self._failed(before or version, reason)
             return reason
+        self._metrics.begin_swaps(model.name)
         model.expected = True
         self._repository.put(version)
         self._repository.change(version, READY)
@@ -135,6 +138,8 @@ class Lifecycle:
         _log.error("model failed to load", model=model.name, reason=reason)
         model.refused = True
         loaded = [version for version in model.versions.values() if version.loaded is not None]
+        if model.ready:
+            self._metrics.swaps.labels(model.name, "failed").inc()
         if not loaded and source.versions:
             loaded = [_version(model, source, max(source.versions))]
             self._repository.put(loaded[0])
@@ -174,6 +179,7 @@ class Lifecycle:
     def _record(self, version: Version, seconds: float) -> None:
         labels = version.labels
         self._metrics.load_seconds.labels(*labels).set(seconds)
+        self._metrics.warm_up_seconds.labels(*labels).set(version.warm_up_seconds)
         self._metrics.provider.labels(*labels, version.provider).set(1)
         for state, count in version.batch_norms.items():
             self._metrics.batch_norms.labels(*labels, state).set(count)

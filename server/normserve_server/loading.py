@@ -64,8 +64,17 @@ class Loader:
             batch_sizes=self.metrics.batch_size.labels(*labels),
             batching=config.batching,
             statistics=statistics,
+            padding=self.metrics.batch_padding.labels(*labels),
         )
-        return Loaded(servable, batcher, artifact.report, _completed(config, labels[0], opened), statistics, config.labels)
+        return Loaded(
+            servable,
+            batcher,
+            artifact.report,
+            _completed(config, labels[0], opened),
+            statistics,
+            config.labels,
+            warm_up_seconds=sum(one.warm_up_seconds for one in {id(one): one for one in opened}.values()),
+        )
 
     async def _artifact(self, source: Path) -> Artifact:
         if not self.settings.fold:

@@ -7,25 +7,42 @@ With several worker processes each writes its own files, which the supervisor ad
 """
 
 import functools
-import importlib.metadata
-import platform
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
 
-from normserve_server.state import State
+from normserve_server.exemplars import Exemplars
 from normserve_server.unrecorded import UnrecordedCounter, UnrecordedGauge, UnrecordedHistogram
 
 PHASES = ("decode", "queue", "compute", "encode")
+SWAPS = ("done", "failed")
+NORMALIZER_ERRORS = ("unavailable", "full", "overloaded")
 
 # 100 us to 30 s: steps of about 1.5 to 2.5, so that a percentile read off the histogram is within its bucket.
 SECONDS = (
     1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2,
     5e-2, 7.5e-2, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0,
 )  # fmt: skip
+
+
+LAG_SECONDS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # a timer is up to 1 ms late by itself
+
+
+class Queue(NamedTuple):
+    """What waits for a version.
+
+    Attributes:
+        depth: requests that wait.
+        oldest_seconds: since the one came that has waited longest; 0 where none waits.
+        capacity: most that may wait.
+    """
+
+    depth: int = 0
+    oldest_seconds: float = 0.0
+    capacity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +60,8 @@ class RequestSeries:
     def __init__(self, metrics: "Metrics", key: Key) -> None:
         labels = (key.model, key.version, key.method)
         self._requests = metrics.requests
-        self._labels = labels
+        self._cut_short = metrics.cut_short
+        self.labels = labels
         self._codes: dict[str, Counter] = {}
         self.duration = metrics.request_seconds.labels(*labels)
         self.bytes_in = metrics.request_bytes.labels(*labels)
@@ -54,14 +72,18 @@ class RequestSeries:
     @functools.cached_property
     def batch_size(self) -> Histogram:
         """The samples that ran together for the version; only asked for where something ran, or calls of no model had one."""
-        return self._batch_size.labels(*self._labels[:2])
+        return self._batch_size.labels(*self.labels[:2])
 
     def count(self, code: str, requests: int = 1) -> None:
         """Counts answered requests under their status code."""
         counter = self._codes.get(code)
         if counter is None:
-            counter = self._codes[code] = self._requests.labels(*self._labels, code)
+            counter = self._codes[code] = self._requests.labels(*self.labels, code)
         counter.inc(requests)
+
+    def count_cut_short(self, phase: str, reason: str, requests: int) -> None:
+        """Counts requests that ended in a phase because nobody waited any more."""
+        self._cut_short.labels(*self.labels, phase, reason).inc(requests)
 
 
 class Metrics:
@@ -73,6 +95,7 @@ class Metrics:
 
     Attributes:
         recording: likewise.
+        exemplars: the last traced calls.
     """
 
     def __init__(self, registry: CollectorRegistry, *, recording: bool = True) -> None:
@@ -82,9 +105,16 @@ class Metrics:
         histogram = Histogram if recording else UnrecordedHistogram
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series a series, that nothing here reads
         self.registry = registry
+        self.exemplars = Exemplars()
         key = ("model", "version", "method")
         self.requests = counter(
             "normserve_requests", "Requests answered, by gRPC status code.", (*key, "code"), registry=registry
+        )
+        self.cut_short = counter(
+            "normserve_requests_cut_short",
+            "Requests that ended in a phase because their time was over or their caller left.",
+            (*key, "phase", "reason"),
+            registry=registry,
         )
         self.request_seconds = histogram(
             "normserve_request_duration_seconds",
@@ -114,6 +144,33 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )
+        self.batch_padding = counter(
+            "normserve_batch_padding", "Samples that ran only to fill batches up to a bucket's size.", model, registry=registry
+        )
+        self.queue_depth = gauge(
+            "normserve_queue_depth", "Requests that wait.", model, multiprocess_mode="livesum", registry=registry
+        )
+        self.queue_oldest_seconds = gauge(
+            "normserve_queue_oldest_seconds",
+            "How long the request has waited that has waited longest.",
+            model,
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.queue_capacity = gauge(
+            "normserve_queue_capacity",
+            "Most requests that may wait.",
+            model,
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.model_state = gauge(
+            "normserve_model_state",
+            "1 for the version's state, 0 for the others that it had.",
+            (*model, "state"),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.model_ready = gauge(
             "normserve_model_ready",
             "1 where the version serves, else 0.",
@@ -126,6 +183,19 @@ class Metrics:
             "Time from finding the version to serving it: fold, prove, open, warm up.",
             model,
             multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.warm_up_seconds = gauge(
+            "normserve_model_warm_up_seconds",
+            "The part of the load time in which the first inferences ran.",
+            model,
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.swaps = counter(
+            "normserve_model_swaps",
+            "Versions that were to serve beside or instead of one that serves: those that do, and those that failed.",
+            ("model", "outcome"),
             registry=registry,
         )
         self.batch_norms = gauge(
@@ -152,10 +222,24 @@ class Metrics:
         self.normalizer_updates = counter(
             "normserve_normalizer_updates", "Updates of normalizers' statistics that are on the disk.", registry=registry
         )
+        self.normalizer_errors = counter(
+            "normserve_normalizer_errors",
+            "Calls to normalizers that their state is to blame for: not to be read or written, full, or too many waiting.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in NORMALIZER_ERRORS:
+            self.normalizer_errors.labels(reason)
         self.normalizer_group_seconds = histogram(
             "normserve_normalizer_group_duration_seconds",
             "From the beginning of a group of calls to normalizers, through their transaction's commit, to its end.",
             buckets=SECONDS,
+            registry=registry,
+        )
+        self.loop_lag_seconds = histogram(
+            "normserve_event_loop_lag_seconds",
+            "How late the event loop calls a timer, measured ten times a second.",
+            buckets=LAG_SECONDS,
             registry=registry,
         )
         self.spans = counter(
@@ -166,7 +250,9 @@ class Metrics:
         )
         for outcome in ("exported", "failed", "dropped"):  # from the start, so that the first one is a rise
             self.spans.labels(outcome)
+        self._labelled = [metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase)]
         self._series: dict[Key, RequestSeries] = {}
+        self._states: dict[tuple[str, str], set[str]] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:
         """The request series of one model, version and method; model and version are empty where there is none."""
@@ -178,37 +264,37 @@ class Metrics:
 
     def forget(self, model: str, version: str) -> None:
         """Ends the series of a version that is gone, so that versions that come and go do not add up."""
-        by_request = (self.requests, self.request_seconds, self.phase_seconds, self.request_bytes, self.response_bytes)
-        by_version = (self.batch_size, self.model_ready, self.load_seconds, self.batch_norms, self.fold_error, self.provider)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Removal of labels")  # a worker's file keeps them; who reads it leaves them out
-            for metric in (*by_request, *by_version):
-                metric.remove_by_labels({"model": model, "version": version})
+        self.exemplars.forget(model, version)
+        self._states.pop((model, version), None)
+        self._remove({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
 
+    def forget_model(self, model: str) -> None:
+        """Ends the series of a model that is gone, likewise."""
+        self._remove({"model": model})
 
-def build_info(registry: CollectorRegistry, version: str) -> None:
-    """Registers what is running: normserve's version, Python's and onnxruntime's."""
-    Info("normserve_build", "What is running.", registry=registry).info(
-        {"version": version, "python": platform.python_version(), "onnxruntime": _onnxruntime()}
-    )
+    def state(self, model: str, version: str, state: str) -> None:
+        """Notes the state of a version, and that it has no other any more."""
+        states = self._states.setdefault((model, version), set())
+        for other in states:
+            self.model_state.labels(model, version, other).set(0)
+        states.add(state)
+        self.model_state.labels(model, version, state).set(1)
 
+    def queue(self, model: str, version: str, queue: Queue) -> None:
+        """Notes what waits for a version now, and how much may."""
+        self.queue_depth.labels(model, version).set(queue.depth)
+        self.queue_oldest_seconds.labels(model, version).set(queue.oldest_seconds)
+        self.queue_capacity.labels(model, version).set(queue.capacity)
 
-def in_flight(registry: CollectorRegistry, state: Callable[[], State]) -> None:
-    """Registers what is in flight, as `state` has it whenever somebody asks."""
-    calls = Gauge("normserve_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
-    calls.set_function(lambda: state().calls)
-    size = Gauge(
-        "normserve_admitted_bytes",
-        "Size of the request messages admitted and not yet answered, and of the answers not yet taken.",
-        registry=registry,
-    )
-    size.set_function(lambda: state().size)
+    def begin_swaps(self, model: str) -> None:
+        """Has a model's swaps counted from zero: of a series that begins with its first count, nobody sees that one."""
+        for outcome in SWAPS:
+            self.swaps.labels(model, outcome)
 
-
-def _onnxruntime() -> str:
-    """Its version, without its import, which takes a second."""
-    for name in ("onnxruntime-gpu", "onnxruntime"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return ""
+    def _remove(self, labels: dict[str, str]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Removal of labels")  # a worker's file keeps them; who reads it leaves them out
+            for metric in self._labelled:
+                if labels.keys() <= set(metric._labelnames):
+                    metric.remove_by_labels(labels)

@@ -11,6 +11,7 @@ import structlog
 from normserve_proto.tensors import Array
 
 from normserve_server import config_signature, devices, placement, warm_up, warm_up_requests
+from normserve_server.calls import now
 from normserve_server.devices import Device
 from normserve_server.errors import LoadError, ServiceError
 from normserve_server.model_config import ModelConfig
@@ -35,6 +36,7 @@ class Opened:
         servable: the model, as clients see it.
         device: where it runs.
         seconds: what one sample takes; infinity where that is not known.
+        warm_up_seconds: that the first inferences took.
         threads: within one operator; 0 for one per core.
         buckets: sizes that batches are padded to; empty for no padding.
         sample: inputs that it takes; None where an extent beyond the batch's is not known and no warm-up is configured.
@@ -46,6 +48,7 @@ class Opened:
     buckets: tuple[int, ...]
     sample: Mapping[str, Array] | None
     seconds: float = math.inf
+    warm_up_seconds: float = 0.0
 
 
 def open_all(file: Path, folder: Path, config: ModelConfig, settings: Settings, default: Device) -> list[Opened]:
@@ -81,8 +84,9 @@ def _open_warm(
         small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
         if not given and opened.threads != 1 and small:
             opened = _timed(_open(file, folder, config, settings, device, 1))
+        began = now()
         _warm(opened, folder, config)
-    return opened
+    return replace(opened, warm_up_seconds=opened.warm_up_seconds + now() - began)
 
 
 def _open(file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, threads: int) -> Opened:
@@ -101,8 +105,10 @@ def _open(file: Path, folder: Path, config: ModelConfig, settings: Settings, dev
 
 
 def _timed(opened: Opened) -> Opened:
-    inputs = warm_up.zeros(opened.servable.signature)
-    return opened if inputs is None else replace(opened, seconds=warm_up.seconds_per_run(opened.servable, inputs))
+    inputs, began = warm_up.zeros(opened.servable.signature), now()
+    if inputs is None:
+        return opened
+    return replace(opened, seconds=warm_up.seconds_per_run(opened.servable, inputs), warm_up_seconds=now() - began)
 
 
 def _as_configured(session: OnnxSession, config: ModelConfig) -> Servable:

@@ -5,9 +5,11 @@ import asyncio
 import grpc
 
 from normserve_server.calls import Call, now
-from normserve_server.errors import Codes
+from normserve_server.errors import Codes, DeadlineExceededError
 from normserve_server.recording import Answered, Recorder
 from normserve_server.refusals import Refusal, refusal
+
+DEADLINE, CANCELLED = "deadline", "cancelled"
 
 
 class Outcomes:
@@ -39,11 +41,12 @@ class Outcomes:
             BaseException: the error itself, where there is nobody to tell or the process is to end.
         """
         self._decide(call)
+        call.cut_short = _why_cut_short(error, call)
         refused = refusal(error, call, self._codes) if isinstance(error, Exception) else None
         if refused is not None:
             code = refused.code
-        elif isinstance(error, asyncio.CancelledError):
-            code = _why_cancelled(call)
+        elif call.cut_short:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if call.cut_short == DEADLINE else grpc.StatusCode.CANCELLED
         else:
             raise error
         self._note(Answered(call, code, now() - call.started, bytes_in, 0))
@@ -52,8 +55,10 @@ class Outcomes:
         return refused
 
 
-def _why_cancelled(call: Call) -> grpc.StatusCode:
+def _why_cut_short(error: BaseException, call: Call) -> str:
     """A handler is cancelled both when its caller leaves and when its deadline passes."""
-    if call.deadline is not None and now() >= call.deadline:
-        return grpc.StatusCode.DEADLINE_EXCEEDED
-    return grpc.StatusCode.CANCELLED
+    if isinstance(error, DeadlineExceededError):
+        return DEADLINE
+    if not isinstance(error, asyncio.CancelledError):
+        return ""
+    return DEADLINE if call.deadline is not None and now() >= call.deadline else CANCELLED

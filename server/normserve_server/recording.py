@@ -5,7 +5,8 @@ for a small request, and per call they would be written with cold caches. Whoeve
 """
 
 import asyncio
-from collections import defaultdict
+import bisect
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from prometheus_client import Histogram
 
 from normserve_server.access import AccessLog
 from normserve_server.calls import Call
-from normserve_server.metrics import Metrics
+from normserve_server.metrics import Metrics, RequestSeries
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 
@@ -97,6 +98,11 @@ class Recorder:
         observe_all(series.duration, seconds)
         for phase, times in phases.items():
             observe_all(series.phases[phase], times)
+        if calls[0].code is not grpc.StatusCode.OK:
+            _count_cut_short(series, calls)
+        for one in [one for one in calls if one.call.trace_id]:
+            position = bisect.bisect_left(series.duration._upper_bounds, one.seconds)
+            self._metrics.exemplars.note(series.duration, series.labels, position, str(one.call.trace_id), one.seconds)
         alone = [one.call.samples for one in calls if one.call.ran_alone]
         if alone:
             observe_all(series.batch_size, np.array(alone))
@@ -115,6 +121,15 @@ def observe_all(histogram: Histogram, amounts: NDArray[Any]) -> None:
         if count:
             histogram._buckets[position].inc(count)
     histogram._sum.inc(float(amounts.sum()))
+
+
+def _count_cut_short(series: RequestSeries, calls: Sequence[Answered]) -> None:
+    """Counts, of calls that left the same phases, those that nobody waits for, under the phase that they were in."""
+    left, infers = calls[0].call.left, calls[0].call.statistics is not None
+    waited = ("queue" if infers else "compute") if left[-1:] == ["decode"] else "compute"
+    for reason, requests in Counter(one.call.cut_short for one in calls).items():
+        if reason:
+            series.count_cut_short(waited if left else "decode", reason, requests)
 
 
 def _durations(calls: Sequence[Call]) -> dict[str, NDArray[np.float64]]:

@@ -13,6 +13,7 @@ from normserve_server.repository_scan import MAX_DIGITS, Source
 from normserve_server.version import NOT_LOADED, UNAVAILABLE, UNLOADED, Version
 
 MAX_NAMES = 20  # of models, in an error's text
+UNLOADED_STATE = "UNLOADED"  # in the metrics alone: UNAVAILABLE, as is wanted
 
 
 class Repository:
@@ -125,7 +126,8 @@ class Repository:
     def tidy(self, model: Model) -> None:
         """Lists a model no more of which no version is known."""
         if not model.versions and not model.held:
-            self._models.pop(model.name, None)
+            if self._models.pop(model.name, None) is not None:
+                self._metrics.forget_model(model.name)
             self.note()
 
     def relist(self, found: Mapping[str, Source]) -> None:
@@ -146,6 +148,7 @@ class Repository:
         listed = model.versions.get(int(version.number)) if model else None
         if listed is not None:  # perhaps the one that has taken its place
             self._metrics.model_ready.labels(*version.labels).set(listed.ready)
+            self._metrics.state(*version.labels, UNLOADED_STATE if listed.reason in {NOT_LOADED, UNLOADED} else listed.state)
         self.note()
 
     def note(self) -> None:

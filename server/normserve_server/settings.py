@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     repository_poll_seconds: float = Field(15.0, gt=0, description="time between two looks at the folders, in mode poll")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
-    http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of /metrics and /health; 0 for any free one")
+    http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of the page, /metrics and /health; 0 for any free one")
     workers: int = Field(1, ge=1, le=256, description="serving processes; more than one share the gRPC port")
     worker_timeout_seconds: float = Field(
         30.0, ge=1, description="longest silence of one of several workers before it is killed and replaced"
@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     )
     canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a trial, or a run, may take")
     metrics: bool = Field(True, description="record metrics; false records none, and /metrics is not found")
+    dashboard: bool = Field(True, description="serve the page at / of the HTTP port, and keep the last hour for it")
     otlp_endpoint: str | None = Field(
         None,
         description="OpenTelemetry collector that spans are sent to, http://host:4317 or https://…; needs the extra tracing",

@@ -4,11 +4,15 @@
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from normserve_server import metrics
+from normserve_server import gpus, service_metrics
+from normserve_server.descriptions import Describe
+from normserve_server.http.page import Page, Sources
+from normserve_server.http.readings import NAMES
+from normserve_server.http.sampler import Sampler
 from normserve_server.http.site import Site
 from normserve_server.ports import check_free, joined
 from normserve_server.settings import Settings
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from normserve_server.processes.fan_out import FanOut
 
 Look: TypeAlias = Callable[[], State]
+T = TypeVar("T")
 
 
 class Side(Protocol):
@@ -41,8 +46,8 @@ class Side(Protocol):
     def grpc_port(self) -> int:
         """The gRPC port to listen on, 0 for any; StartError where it is taken."""
 
-    async def start(self, look: Look) -> Mapping[str, str]:
-        """Begins to answer with the state that `look` gives; names what listens, for the log. StartError where it cannot."""
+    async def start(self, look: Look, describe: Describe) -> Mapping[str, str]:
+        """Begins to answer with what these two give; names what listens, for the log. StartError where it cannot."""
 
     async def loaded(self) -> None:
         """Is told that everything has been loaded or has failed, and waits until calls may come."""
@@ -75,13 +80,18 @@ class Alone:
         check_free("gRPC", self._settings.host, self._settings.grpc_port)
         return self._settings.grpc_port
 
-    async def start(self, look: Look) -> Mapping[str, str]:
-        """Serves metrics and health over HTTP."""
+    async def start(self, look: Look, describe: Describe) -> Mapping[str, str]:
+        """Serves metrics, health and the page over HTTP."""
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self._registry.register(collector)
-        metrics.build_info(self._registry, self._version)
-        metrics.in_flight(self._registry, look)
-        self._site = Site(self._registry if self._settings.metrics else None, _asynchronous(look))
+        service_metrics.build_info(self._registry, self._version)
+        service_metrics.in_flight(self._registry, look)
+        service_metrics.workers(self._registry, lambda: 1)
+        gpus.register(self._registry)
+        registry = self._registry if self._settings.metrics else None
+        sampler = Sampler(self._registry.restricted_registry(NAMES).collect, _asynchronous(look)) if registry else None
+        sources = Sources(_asynchronous(look), _asynchronous(describe), sampler)
+        self._site = Site(registry, _asynchronous(look), Page(sources) if self._settings.dashboard else None)
         port = await self._site.start(self._settings.host, self._settings.http_port)
         return {"http": f"http://{joined(self._settings.host, port)}"}
 
@@ -94,8 +104,8 @@ class Alone:
             await self._site.stop()
 
 
-def _asynchronous(look: Look) -> Callable[[], Awaitable[State]]:
-    async def state() -> State:
-        return look()
+def _asynchronous(function: Callable[[], T]) -> Callable[[], Awaitable[T]]:
+    async def call() -> T:
+        return function()
 
-    return state
+    return call

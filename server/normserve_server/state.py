@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 READY = "READY"
 UNKNOWN = "UNKNOWN"
@@ -17,12 +18,14 @@ class State:
         models: each version's state, by "model/version".
         calls: admitted and not yet answered.
         size: of their requests, in bytes.
+        exemplars: the last traced calls, as `exemplars.Traced` has them.
     """
 
     ready: bool = False
     models: dict[str, str] = field(default_factory=dict)
     calls: int = 0
     size: int = 0
+    exemplars: list[Sequence[Any]] = field(default_factory=list)
 
     def packed(self) -> bytes:
         """Gives the bytes that `unpacked` reads."""
@@ -42,6 +45,7 @@ def together(states: Sequence[State]) -> State:
         models={name: _worst([state.models.get(name, UNKNOWN) for state in states]) for name in names},
         calls=sum(state.calls for state in states),
         size=sum(state.size for state in states),
+        exemplars=[one for state in states for one in state.exemplars],
     )
 
 

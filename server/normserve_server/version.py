@@ -39,6 +39,7 @@ class Loaded:
         statistics: what its requests add up to.
         labels: by output, the labels of its classes.
         plan: holds a request's head against the signature.
+        warm_up_seconds: that the first inferences took.
     """
 
     servable: Servable
@@ -48,6 +49,7 @@ class Loaded:
     statistics: Statistics = field(default_factory=Statistics)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plan: Planner = validation.plan
+    warm_up_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +115,11 @@ class Version:
     def provider(self) -> str:
         """What computes it; only once it is loaded."""
         return self._loaded().servable.provider
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """How long its first inferences took; only once it is loaded."""
+        return self._loaded().warm_up_seconds
 
     @property
     def batch_norms(self) -> dict[str, int]:

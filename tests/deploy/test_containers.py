@@ -90,6 +90,17 @@ def test_the_image_holds_every_package_of_the_distribution() -> None:
     assert all(package in stubs for package in packages)
 
 
+def test_what_the_dockerfile_changes_in_the_dependencies_is_among_them() -> None:
+    (change,) = (line for line in INSTRUCTIONS if "sed -i" in line)
+    project = (ROOT / "pyproject.toml").read_text()
+    for name in ("onnxruntime-gpu==", "scikit-learn"):
+        assert f'"{name}' in change.replace("\\", "")
+        assert f'"{name}' in project
+    arguments = {name: SERVICES[name]["build"]["args"].get("ONNXRUNTIME") for name in ("models", *SERVERS)}
+    assert arguments == {"models": "onnxruntime", "server": "onnxruntime", "server-gpu": None}
+    assert "ARG ONNXRUNTIME=onnxruntime-gpu" in INSTRUCTIONS
+
+
 def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     kept = [line.removeprefix("!") for line in ignored if line.startswith("!")]
@@ -157,11 +168,12 @@ def test_no_file_names_a_registry() -> None:
         assert not re.search(r"index-url[ =]+https?:|\b\w+\.(org|io)/", file.read_text()), file
 
 
-def test_hadolint_finds_nothing() -> None:
+@pytest.mark.parametrize("file", ["Dockerfile", "tests/containers/Dockerfile.prometheus"])
+def test_hadolint_finds_nothing(file: str) -> None:
     hadolint = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if hadolint is None:
         pytest.skip("hadolint is not installed")
-    result = subprocess.run([hadolint, str(ROOT / "Dockerfile")], check=False, capture_output=True, text=True, timeout=30)
+    result = subprocess.run([hadolint, str(ROOT / file)], check=False, capture_output=True, text=True, timeout=30)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

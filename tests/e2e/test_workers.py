@@ -1,6 +1,7 @@
 """`--workers 2`: two serving processes behind one port, under load, killed, drained, and orphaned."""
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -13,15 +14,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from metrics_table import documented, exported
 from normserve.testing import RunningServer, running_server
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from prometheus_client.parser import text_string_to_metric_families
 from workers_load import CHANNEL, CLIENTS, OK_COUNT, Load, alive, children, folder_of, get, infer, ok_by_worker, until, value
 
-OPERATIONS = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 SOFT_LIMIT = 512
 
 
@@ -58,6 +60,22 @@ def test_both_workers_are_called_and_their_metrics_add_up(server: RunningServer)
     assert sum(by_worker) == before + answered
     assert value(server, "normserve_workers") == 2
     assert value(server, "normserve_requests_in_flight") == 0
+
+
+def test_the_page_shows_all_workers_together(server: RunningServer) -> None:
+    def shown() -> dict[str, Any]:
+        return json.loads(get(server, "/api/overview?minutes=1"))
+
+    until(lambda: shown()["now"])
+    before = shown()["total"]["requests"]
+    with Load(server.grpc_address) as load:
+        until(lambda: sum(tally.answered for tally in load.tallies) > 200)
+    sent = sum(tally.sent for tally in load.tallies)
+    until(lambda: shown()["total"]["requests"] >= before + sent)
+    found = shown()
+    assert found["total"]["requests"] >= found["total"]["latency_seconds"]["compute"]["count"] >= sent
+    (digits,) = (model for model in found["models"] if model["model"] == "digits")
+    assert (digits["state"], digits["batch_norms"]) == ("READY", {"folded": 8, "left": 0})
 
 
 def test_a_killed_worker_is_replaced_and_its_counts_stay(server: RunningServer) -> None:
@@ -106,17 +124,9 @@ def test_open_files_are_as_many_as_the_system_gives(server: RunningServer) -> No
 
 
 def test_the_documented_metrics_are_the_exported_ones(server: RunningServer) -> None:
-    row = re.compile(r"^\| `(normserve_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \| [^|]+ \|$", re.MULTILINE)
-    documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(OPERATIONS)}
-    families = [f for f in text_string_to_metric_families(get(server, "/metrics")) if f.name.startswith("normserve_")]
-    exported = {
-        f.name + ("_total" if f.type == "counter" else ""): (
-            f.type,
-            frozenset(label for sample in f.samples for label in sample.labels) - {"le"},
-        )
-        for f in families
-    }
-    assert exported == documented
+    shown = exported(text_string_to_metric_families(get(server, "/metrics")))
+    assert shown.items() <= documented().items()
+    assert {name for name in documented() if "gpu_" not in name} - shown.keys() <= {"normserve_requests_cut_short_total"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -213,3 +223,6 @@ def test_without_metrics_nothing_is_recorded(digits_repository: Path, cache_dir:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(server, "/metrics")
         assert '"ready": true' in get(server, "/health/ready")
+        shown = json.loads(get(server, "/api/overview"))
+        assert (shown["server"]["recording"], shown["total"]["requests"]) == (False, 0)
+        assert "digits" in {model["model"] for model in shown["models"]}

@@ -19,7 +19,7 @@ from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.validation import Work
 from normserve_server.workers import Worker
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 LAPS = Laps(0.0, 1.0, 0.0)
 
@@ -201,6 +201,17 @@ async def test_a_batch_is_padded_to_the_next_bucket_and_the_padding_is_cut_off()
     assert full.shape == (8, 1)
 
 
+async def test_padding_is_counted() -> None:
+    registry = CollectorRegistry()
+    padding, sizes = Counter("padding", "of batches", registry=registry), Histogram("sizes", "of batches", registry=registry)
+    instance = Instance(Doubler(), Worker("test"), buckets=(1, 4, 8))
+    one = Batcher([instance], max_batch_size=8, max_queue_size=9, batch_sizes=sizes, padding=padding)
+    for size in (3, 4, 6, 8):
+        await one.submit(work(1, size=size), Call("ModelInfer"))
+    await one.close()
+    assert registry.get_sample_value("padding_total") == (4 - 3) + (8 - 6)
+
+
 async def test_runs_are_added_up_by_their_size() -> None:
     doubler, statistics = Doubler(), Statistics()
     one = batcher(Instance(doubler, Worker("test"), buckets=(4,)), statistics=statistics)
@@ -299,7 +310,6 @@ async def test_a_request_is_forgotten_with_its_answer_although_its_timeout_is_ye
     seen = weakref.ref(request.inputs["x"])
     await one.submit(request, Call("ModelInfer"))
     del request
-    await asyncio.sleep(0)  # the thread's last words
+    await one.close()  # the thread has told of its run before it lets go of it
     gc.collect()
     assert seen() is None
-    await one.close()

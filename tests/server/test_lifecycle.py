@@ -68,6 +68,49 @@ async def test_a_changed_version_of_the_same_number_is_a_fresh_one(world) -> Non
     assert (world.states(), world.series()) == ({"m/1": "READY"}, {"m/1": 1})
 
 
+async def test_swaps_are_counted_by_how_they_went_and_first_loads_are_none(world) -> None:
+    def swaps() -> dict[str, float | None]:
+        value = world.metrics.registry.get_sample_value
+        return {
+            outcome: value("normserve_model_swaps_total", {"model": "m", "outcome": outcome}) for outcome in ("done", "failed")
+        }
+
+    world.put("m/1", "bad")
+    await load(world)
+    assert swaps() == {"done": None, "failed": None}
+    world.put("m/1", "old")
+    await load(world)
+    assert swaps() == {"done": 0, "failed": 0}  # so that the first one is an increase
+    world.put("m/2", "bad")
+    await load(world)
+    world.put("m/2", "new")
+    await load(world)
+    assert swaps() == {"done": 1, "failed": 1}
+    world.put("m/config.pbtxt", "no such field")
+    await load(world)
+    assert swaps() == {"done": 1, "failed": 2}
+    await world.lifecycle.unload("m", forget=True)
+    assert swaps() == {"done": None, "failed": None}
+
+
+async def test_a_state_is_one_of_all_that_a_version_has_had(world) -> None:
+    def states() -> dict[str, float]:
+        (family,) = world.metrics.model_state.collect()
+        return {sample.labels["state"]: sample.value for sample in family.samples}
+
+    world.put("m/1", "slow")
+    loading = asyncio.create_task(load(world))
+    await world.until(lambda: "m/1" in world.states())
+    assert states() == {"LOADING": 1}
+    world.loader.gate.set()
+    await loading
+    assert states() == {"LOADING": 0, "READY": 1}
+    await world.lifecycle.unload("m")
+    assert states() == {"LOADING": 0, "READY": 0, "UNLOADING": 0, "UNLOADED": 1}
+    await world.lifecycle.unload("m", forget=True)
+    assert states() == {}
+
+
 async def test_what_has_not_changed_is_not_loaded_again_unless_it_failed_and_somebody_asks(world) -> None:
     world.put("m/1")
     for again in (False, True, False):

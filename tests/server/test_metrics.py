@@ -1,7 +1,7 @@
 """What is recorded, and that nothing is where nothing is to be."""
 
 import grpc
-from normserve_server import metrics
+from normserve_server import service_metrics
 from normserve_server.calls import Call
 from normserve_server.metrics import Metrics
 from normserve_server.recording import Answered, Recorder
@@ -47,7 +47,7 @@ def test_on_means_that_it_is() -> None:
 def test_what_is_in_flight_is_asked_for_when_it_is_shown() -> None:
     registry = CollectorRegistry()
     now = [State(calls=1, size=10)]
-    metrics.in_flight(registry, lambda: now[0])
+    service_metrics.in_flight(registry, lambda: now[0])
     now[0] = State(calls=2, size=20)
     text = generate_latest(registry).decode()
     assert "normserve_requests_in_flight 2.0" in text

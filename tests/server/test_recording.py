@@ -70,6 +70,34 @@ async def test_what_was_noted_is_recorded_by_itself_and_once() -> None:
     assert statistics.compute.infer.seconds == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(
+    ("left", "infers", "phase"),
+    [
+        ([], True, "decode"),
+        (["decode"], True, "queue"),
+        (["decode"], False, "compute"),  # nothing else than an inference queues as a phase of its own
+        (["decode", "queue"], True, "compute"),
+        (["decode", "queue", "compute"], True, "compute"),  # its caller left while it ran
+    ],
+)
+async def test_a_call_that_nobody_waits_for_counts_under_the_phase_it_was_in(left: list, infers: bool, phase: str) -> None:
+    registry = CollectorRegistry()
+    recorder = Recorder(Metrics(registry), Traces())
+    for reason in ("deadline", "cancelled", "deadline", ""):
+        call = Call("ModelInfer")
+        call.model, call.version, call.cut_short, call.statistics = "net", "1", reason, Statistics() if infers else None
+        for one in left:
+            call.lap(one)
+        recorder.note(Answered(call, grpc.StatusCode.CANCELLED, 0.1, 1, 0))
+    recorder.flush()
+    counts = {key[1:]: value for key, value in samples(registry).items() if key[0] == "normserve_requests_cut_short_total"}
+    labels = (("method", "ModelInfer"), ("model", "net"), ("phase", phase))
+    assert counts == {
+        (*labels, ("reason", "deadline"), ("version", "1")): 2,
+        (*labels, ("reason", "cancelled"), ("version", "1")): 1,
+    }
+
+
 async def test_models_are_kept_apart() -> None:
     registry = CollectorRegistry()
     recorder = Recorder(Metrics(registry), Traces())

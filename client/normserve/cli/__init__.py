@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normserve import __version__
-from normserve.cli import demo, export, fold, infer, load, models, normalize, normalizers, serve, unload
+from normserve.cli import demo, export, fold, infer, load, models, normalize, normalizers, serve, top, unload
 from normserve.cli.console import InputError, fail
 from normserve.errors import NormserveError
 
@@ -24,6 +24,7 @@ app.command()(infer.infer)
 app.command()(normalize.normalize)
 app.add_typer(normalizers.app, name="normalizers")
 app.command()(models.models)
+app.command()(top.top)
 app.command()(load.load)
 app.command()(unload.unload)
 app.command(**serve.SETTINGS)(serve.serve)

@@ -81,22 +81,28 @@ class BuiltInModels:
             started = now()
             version.loaded = await self._load(operation)
             self._metrics.load_seconds.labels(*version.labels).set(now() - started)
+            self._metrics.warm_up_seconds.labels(*version.labels).set(version.warm_up_seconds)
             self._metrics.provider.labels(*version.labels, version.provider).set(1)
             self._repository.change(version, READY, version.reason)
         _log.info("built-in models ready", models=len(self._versions))
 
     async def _load(self, operation: Operation) -> Loaded:
         servable, statistics, sample = OperatorModel(operation), Statistics(), _sample(operation)
+        began = now()
         await self._worker.call(partial(warm_up.seconds_per_run, servable, sample))
+        warm_up_seconds = now() - began
         batcher = Batcher(
             [SharedInstance(servable, self._worker, sample=sample)],
             max_batch_size=servable.signature.max_batch_size,
             max_queue_size=self._max_queue_size,
             batch_sizes=self._metrics.batch_size.labels(operation.model, NUMBER),
             statistics=statistics,
+            padding=self._metrics.batch_padding.labels(operation.model, NUMBER),
         )
         plan = partial(planning.plan, operation)
-        return Loaded(servable, batcher, config=_config(operation), statistics=statistics, plan=plan)
+        return Loaded(
+            servable, batcher, config=_config(operation), statistics=statistics, plan=plan, warm_up_seconds=warm_up_seconds
+        )
 
 
 def _sample(operation: Operation) -> Mapping[str, Array]:

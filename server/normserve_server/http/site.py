@@ -7,27 +7,33 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from normserve_server.http.page import Page
 from normserve_server.ports import check_free
 from normserve_server.state import State
 
 
 class Site:
-    """Serves /metrics, /health/live and /health/ready.
+    """Serves /metrics, /health/live and /health/ready, and the page where there is one.
 
     Args:
         registry: what /metrics shows; None where nothing is recorded, and then it is not found.
         look: gives the service's state; asked before each answer of /metrics and /health/ready.
+        page: what is at /; None for nothing.
     """
 
-    def __init__(self, registry: CollectorRegistry | None, look: Callable[[], Awaitable[State]]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry | None, look: Callable[[], Awaitable[State]], page: Page | None = None
+    ) -> None:
         self._registry = registry
         self._look = look
+        self._page = page
         app = web.Application()
         app.add_routes(
             [
                 web.get("/metrics", self._metrics),
                 web.get("/health/live", self._live),
                 web.get("/health/ready", self._is_ready),
+                *(page.routes if page is not None else ()),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -45,10 +51,14 @@ class Site:
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
+        if self._page is not None:
+            self._page.start()
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Ends listening, and every connection."""
+        if self._page is not None:
+            await self._page.stop()
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:

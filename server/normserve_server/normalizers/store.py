@@ -6,10 +6,12 @@ microseconds beside what is done in it. A call that comes alone waits for nobody
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from normserve_server.calls import now
-from normserve_server.errors import OverloadedError
+from normserve_server.errors import OverloadedError, StateError, StateFullError
 from normserve_server.metrics import Metrics
 from normserve_server.normalizers.database import Database, Operation
 from normserve_server.workers import Worker
@@ -60,6 +62,7 @@ class Store:
             ServiceError: what the operation raises.
         """
         if len(self._waiting) >= self._most_waiting:
+            self._metrics.normalizer_errors.labels("overloaded").inc()
             raise OverloadedError(
                 f"{self._most_waiting} calls wait for the normalizers' state already, which is the limit",
                 retry_after_ms=RETRY_AFTER_MS,
@@ -93,12 +96,19 @@ class Store:
 
         def done(outcomes: Any, error: BaseException | None) -> None:
             self._metrics.normalizer_group_seconds.observe(now() - started)
+            self._count_errors(outcomes if error is None else [error])
             for future, outcome in zip(futures, outcomes if error is None else [error] * len(futures), strict=True):
                 _settle(future, outcome)
             self._busy = False
             self._gather(len(group) + len(self._waiting))
 
         self._worker.run(lambda: self._database.carry_out(operations), done)
+
+    def _count_errors(self, outcomes: Sequence[Any]) -> None:
+        """Counts those that the state is to blame for; of a group either all or none, unless an operation alone is."""
+        for kind, several in Counter(type(outcome) for outcome in outcomes if isinstance(outcome, StateError)).items():
+            reason = "full" if issubclass(kind, StateFullError) else "unavailable"
+            self._metrics.normalizer_errors.labels(reason).inc(several)
 
     def _gather(self, wanted: int) -> None:
         self._wanted = wanted

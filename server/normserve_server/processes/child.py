@@ -7,7 +7,9 @@ import sys
 
 import grpc
 
+from normserve_server import descriptions
 from normserve_server.calls import now
+from normserve_server.descriptions import Description
 from normserve_server.processes import outcome, place
 from normserve_server.processes.outcome import Outcome
 from normserve_server.processes.place import CHANNEL_OPTIONS, WORKER, Ask, Place
@@ -65,6 +67,13 @@ class Child:
             return unpacked(await self._call("State", within_seconds=LOOK_SECONDS))
         except grpc.aio.AioRpcError as error:
             return None if error.code() is grpc.StatusCode.UNAVAILABLE else State()
+
+    async def described(self) -> list[Description] | None:
+        """What it tells of each version; None where it does not answer in `LOOK_SECONDS`."""
+        try:
+            return descriptions.unpacked(await self._call("Describe", within_seconds=LOOK_SECONDS))
+        except grpc.aio.AioRpcError:
+            return None
 
     async def hangs(self) -> None:
         """Waits until it has been silent for `worker_timeout_seconds`.

@@ -10,8 +10,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from normserve_server import exemplars
 from normserve_server.state import State
 
+REQUEST_SECONDS = "normserve_request_duration_seconds"
 SUPERVISOR = "supervisor"
 TRIES = 3
 
@@ -32,9 +34,13 @@ class Merged(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Reads all files."""
-        known = self._state().models
+        state = self._state()
+        versions = state.models.keys()
+        known = {"", *versions, *(name.rpartition("/")[0] for name in versions)}
         for family in self._read():
-            family.samples = [sample for sample in family.samples if not known or _is_of(sample, known)]
+            family.samples = [sample for sample in family.samples if not versions or _about(sample) in known]
+            if family.name == REQUEST_SECONDS and state.exemplars:
+                exemplars.attach(family, state.exemplars)
             yield family
 
     def _read(self) -> Iterable[Metric]:
@@ -71,7 +77,7 @@ class Processes(Collector):
         return families.values()
 
 
-def _is_of(sample: Sample, known: Mapping[str, str]) -> bool:
-    """Whether a sample is of one of the known versions, or of none at all."""
-    model, version = sample.labels.get("model", ""), sample.labels.get("version", "")
-    return not model or f"{model}/{version}" in known
+def _about(sample: Sample) -> str:
+    """What a sample is of: "model/version", "model", or nothing of both."""
+    model = sample.labels.get("model", "")
+    return f"{model}/{sample.labels['version']}" if model and "version" in sample.labels else model

@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc
 
+from normserve_server import descriptions
+from normserve_server.descriptions import Describe
 from normserve_server.ports import StartError
 from normserve_server.processes.fan_out import FanOut
 from normserve_server.processes.place import CHANNEL_OPTIONS, WORKER, Place
@@ -27,6 +29,7 @@ class Private:
         self.fan_out = FanOut(place.control)
         self._place = place
         self._look: Look = State
+        self._describe: Describe = tuple
         self._loaded = asyncio.Event()
         self._opened = asyncio.Event()
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
@@ -35,10 +38,15 @@ class Private:
         """The one that the supervisor has reserved."""
         return self._place.port
 
-    async def start(self, look: Look) -> Mapping[str, str]:
+    async def start(self, look: Look, describe: Describe) -> Mapping[str, str]:
         """Listens on the private socket."""
-        self._look = look
-        answers = {"State": self._answer_state, "Loaded": self._answer_loaded, "Open": self._answer_open} | self.fan_out.here
+        self._look, self._describe = look, describe
+        answers = {
+            "State": self._answer_state,
+            "Describe": self._answer_describe,
+            "Loaded": self._answer_loaded,
+            "Open": self._answer_open,
+        } | self.fan_out.here
         table = {name: _handler(answer) for name, answer in answers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(WORKER, table),))
         try:
@@ -60,6 +68,9 @@ class Private:
 
     async def _answer_state(self, _data: bytes) -> bytes:
         return self._look().packed()
+
+    async def _answer_describe(self, _data: bytes) -> bytes:
+        return descriptions.packed(self._describe())
 
     async def _answer_loaded(self, _data: bytes) -> bytes:
         await self._loaded.wait()

@@ -8,16 +8,19 @@ import importlib.metadata
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
-from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
-from normserve_server import metrics
+from normserve_server import gpus, service_metrics
+from normserve_server.descriptions import Description
+from normserve_server.http.page import Page, Sources
+from normserve_server.http.sampler import Sampler
 from normserve_server.http.site import Site
 from normserve_server.ports import StartError, joined, reserve
 from normserve_server.processes import child
@@ -53,9 +56,11 @@ class Supervisor:
         self._last = State()
         disable_created_metrics()  # type: ignore[no-untyped-call] # as the workers
         registry = CollectorRegistry()
-        self._restarts = Counter("normserve_worker_restarts", "Workers that died and were replaced.", registry=registry)
+        self._restarts = service_metrics.workers(registry, lambda: len(self._open()))
         self._register(registry)
-        self._site = Site(registry if settings.metrics else None, self._look)
+        sampler = Sampler(registry.collect, self._look) if settings.metrics else None
+        page = Page(Sources(self._look, self._describe, sampler)) if settings.dashboard else None
+        self._site = Site(registry if settings.metrics else None, self._look, page)
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> bool:
         """Serves until `stop`, then drains; at `hurry` what is left is killed.
@@ -145,6 +150,13 @@ class Supervisor:
         self._last = replace(whole, ready=whole.ready and started and not self._stopping)
         return self._last
 
+    async def _describe(self) -> Sequence[Description]:
+        """What a worker tells of the versions, which all have; the first that answers."""
+        for worker in self._open().values():
+            if (described := await worker.described()) is not None:
+                return described
+        return ()
+
     def _open(self) -> dict[int, Child]:
         """The workers that take calls, by slot."""
         children = {slot.number: slot.child for slot in self._slots}
@@ -155,9 +167,9 @@ class Supervisor:
             registry.register(Merged(self._folder / "metrics", lambda: self._last))
         registry.register(Processes(self._pids))
         registry.register(PLATFORM_COLLECTOR)
-        metrics.build_info(registry, importlib.metadata.version("normserve"))
-        metrics.in_flight(registry, lambda: self._last)
-        Gauge("normserve_workers", "Workers that take calls.", registry=registry).set_function(lambda: len(self._open()))
+        service_metrics.build_info(registry, importlib.metadata.version("normserve"))
+        service_metrics.in_flight(registry, lambda: self._last)
+        gpus.register(registry)
 
     def _pids(self) -> Mapping[str, int]:
         return {str(slot.number): slot.child.pid for slot in self._slots if slot.child is not None}

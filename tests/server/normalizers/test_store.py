@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from normserve_server.errors import NotFoundError, OverloadedError, StateError, StateFullError
 from normserve_server.metrics import Metrics
 from normserve_server.normalizers import store as module
 from normserve_server.normalizers.database import Operation
@@ -98,3 +99,28 @@ async def test_callers_who_come_one_after_the_other_are_gathered_until_the_deadl
 async def test_every_caller_gets_the_answer_to_its_own_call(store: Store) -> None:
     answers = await asyncio.gather(*(store.run(operation(str(n))) for n in range(100)))
     assert answers == [(str(n),) for n in range(100)]
+
+
+class Failing(Notes):
+    """A database that has no room, then cannot be reached, and then has not what is asked for."""
+
+    def carry_out(self, operations: Sequence[Operation]) -> list[Any]:
+        kind = (StateFullError, StateError, NotFoundError)[min(len(self.groups), 2)]
+        super().carry_out(operations)
+        return [kind("no")] * len(operations)
+
+
+async def test_errors_of_the_state_are_counted_and_callers_own_are_not() -> None:
+    registry = CollectorRegistry()
+    store = Store(Failing(), Worker("test"), Metrics(registry), 1)  # type: ignore[arg-type]
+    for kind in (StateFullError, StateError, NotFoundError):
+        with pytest.raises(kind):
+            await store.run(operation())
+    waiting = [asyncio.create_task(store.run(operation())) for _ in range(3)]
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    await store.close()
+    names = {reason: {"reason": reason} for reason in ("full", "unavailable", "overloaded")}
+    counts = {reason: registry.get_sample_value("normserve_normalizer_errors_total", label) for reason, label in names.items()}
+    refused = sum(isinstance(outcome, OverloadedError) for outcome in outcomes)
+    assert counts == {"full": 1, "unavailable": 1, "overloaded": refused}
+    assert refused

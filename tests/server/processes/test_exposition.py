@@ -18,7 +18,7 @@ from normserve_server.processes.worker import _record_by_slot
 slot, ready = int(sys.argv[1]), int(sys.argv[2])
 _record_by_slot(SimpleNamespace(slot=slot, settings=SimpleNamespace(metrics=True)))
 from prometheus_client import CollectorRegistry
-from normserve_server.metrics import Metrics
+from normserve_server.metrics import Metrics, Queue
 metrics = Metrics(CollectorRegistry())
 series = metrics.series("m", "1", "ModelInfer")
 series.count("OK")
@@ -27,6 +27,9 @@ metrics.series("old", "1", "ModelInfer").count("OK")
 metrics.series("", "", "ServerLive").count("OK")
 metrics.model_ready.labels("m", "1").set(ready)
 metrics.load_seconds.labels("m", "1").set(slot + 1)
+metrics.queue("m", "1", Queue(slot + 1, slot + 1.0, 10))
+for model in ("m", "old"):
+    metrics.swaps.labels(model, "done").inc()
 """
 OK = {"model": "m", "version": "1", "method": "ModelInfer", "code": "OK"}
 M = {"model": "m", "version": "1"}
@@ -65,6 +68,28 @@ def test_series_of_versions_that_are_gone_are_left_out(tmp_path: Path, registry:
     write(tmp_path, 0, 1)
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "old"}) is None
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "", "version": "", "method": "ServerLive"}) == 1
+
+
+def test_depths_add_up_and_the_oldest_of_all_is_the_oldest(tmp_path: Path, registry: CollectorRegistry) -> None:
+    write(tmp_path, 0, 1)
+    write(tmp_path, 1, 1)
+    queue = [registry.get_sample_value(f"normserve_queue_{name}", M) for name in ("depth", "oldest_seconds", "capacity")]
+    assert queue == [3, 2, 20]
+
+
+def test_series_of_a_model_without_a_version_stay_as_long_as_one_is_known(tmp_path: Path, registry: CollectorRegistry) -> None:
+    write(tmp_path, 0, 1)
+    assert registry.get_sample_value("normserve_model_swaps_total", {"model": "m", "outcome": "done"}) == 1
+    assert registry.get_sample_value("normserve_model_swaps_total", {"model": "old", "outcome": "done"}) is None
+
+
+def test_exemplars_come_with_the_state(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1)
+    traced = ["m", "1", "ModelInfer", "0.001", "a" * 32, 0.0009, 1.0]
+    merged = Merged(tmp_path, lambda: State(models={"m/1": "READY"}, exemplars=[traced]))
+    shown = [sample for family in merged.collect() for sample in family.samples if sample.exemplar]
+    assert [(sample.name, sample.labels["le"]) for sample in shown] == [("normserve_request_duration_seconds_bucket", "0.001")]
+    assert shown[0].exemplar.labels == {"trace_id": "a" * 32}
 
 
 def test_a_file_that_is_just_being_made_is_read_again(tmp_path: Path, registry: CollectorRegistry) -> None:

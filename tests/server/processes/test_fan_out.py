@@ -76,7 +76,7 @@ class Worker:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
 
     async def start(self) -> None:
-        await self.side.start(State)
+        await self.side.start(State, tuple)
         await self.public.start()
 
     async def stop(self) -> None:

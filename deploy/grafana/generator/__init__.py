@@ -1,0 +1,1 @@
+"""The dashboards, as Python. `deploy/grafana/write_dashboards.py` writes them down as Grafana's JSON."""

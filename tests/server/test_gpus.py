@@ -1,0 +1,72 @@
+"""What is exported of GPUs that do not exist. Nothing here needs a driver."""
+
+from types import SimpleNamespace
+
+import pytest
+from metrics_table import documented, exported
+from normserve_server import gpus
+from normserve_server.gpus import GpuCollector, Nvml, Reading
+from prometheus_client import CollectorRegistry
+
+BIG = Reading(0, "GPU-a", 0.25, 3 * 2**30, 80 * 2**30, 123.5)
+SILENT = Reading(1, "MIG-b", None, 5, 10, None)
+
+
+class Fake:
+    def read(self) -> list[Reading]:
+        return [BIG, SILENT]
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(GpuCollector(Fake()))
+    return registry
+
+
+def test_the_documented_metrics_are_the_exported_ones(registry: CollectorRegistry) -> None:
+    wanted = {name: row for name, row in documented().items() if "gpu_" in name}
+    assert exported(registry.collect()) == wanted
+    assert len(wanted) == 8
+
+
+def test_each_gpu_is_told_apart_and_triton_s_names_say_the_same(registry: CollectorRegistry) -> None:
+    ours, tritons = {"gpu": "0", "gpu_uuid": "GPU-a"}, {"gpu_uuid": "GPU-a"}
+    for (name, alias, _), value in zip(gpus.FAMILIES.values(), (0.25, 3 * 2**30, 80 * 2**30, 123.5), strict=True):
+        assert registry.get_sample_value(name, ours) == registry.get_sample_value(alias, tritons) == value
+
+
+def test_what_a_driver_does_not_tell_has_no_series(registry: CollectorRegistry) -> None:
+    assert registry.get_sample_value("normserve_gpu_memory_used_bytes", {"gpu": "1", "gpu_uuid": "MIG-b"}) == 5
+    for name in ("normserve_gpu_power_watts", "normserve_gpu_utilization_ratio"):
+        assert registry.get_sample_value(name, {"gpu": "1", "gpu_uuid": "MIG-b"}) is None
+
+
+def refuse(*_: object) -> None:
+    raise gpus.pynvml.NVMLError(gpus.pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+def test_nothing_is_registered_without_a_driver_or_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    monkeypatch.setattr(gpus.pynvml, "nvmlInit", refuse)
+    gpus.register(registry)
+    monkeypatch.setattr(gpus.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(gpus.pynvml, "nvmlDeviceGetCount", lambda: 0)
+    gpus.register(registry)
+    assert list(registry.collect()) == []
+
+
+def test_the_driver_s_units_are_made_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(used=3, total=8),
+        "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=25, memory=1),
+        "nvmlDeviceGetPowerUsage": lambda _: 123500,
+        "nvmlDeviceGetUUID": lambda _: "GPU-a",
+    }
+    for name, answer in told.items():
+        monkeypatch.setattr(gpus.pynvml, name, answer)
+    assert Nvml().read() == [Reading(0, "GPU-a", 0.25, 3, 8, 123.5)]
+    monkeypatch.setattr(gpus.pynvml, "nvmlDeviceGetPowerUsage", refuse)
+    assert Nvml().read()[0].power is None
