@@ -4,12 +4,18 @@ from itertools import chain
 
 import pytest
 from normserve_server.calls import Batch, Call, now
+from normserve_server.errors import STATUS_CODES
+from normserve_server.metrics import Metrics
+from normserve_server.outcomes import Outcomes
+from normserve_server.recording import Recorder
 from normserve_server.spans import APART, Spans
 from normserve_server.statistics import Statistics
 from normserve_server.trace_context import Parent
 from normserve_server.tracing import Traces
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = Parent(TRACE, SPAN, 1, ""), Parent(TRACE, SPAN, 0, "")
@@ -117,3 +123,15 @@ def test_a_batch_that_ran_apart_says_so_and_one_whose_callers_left_has_an_end() 
     assert (apart.status.status_code, apart.status.description) == (StatusCode.ERROR, APART)
     assert empty.end_time >= empty.start_time
     assert "normserve.batch.size" not in empty.attributes
+
+
+async def test_a_bugs_line_names_the_trace_although_it_is_written_before_the_spans() -> None:
+    world = World(trace_rate="1")
+    recorder = Recorder(Metrics(CollectorRegistry()), world.traces)
+    failed = call()
+    with capture_logs() as lines:
+        Outcomes(recorder, STATUS_CODES).failed(ZeroDivisionError(), failed, 10)
+    assert not world.put
+    recorder.flush()
+    (line,), (span,) = lines, world.named("a.B/ModelInfer")
+    assert (line["event"], line["trace_id"]) == ("call failed", f"{span.context.trace_id:032x}")
