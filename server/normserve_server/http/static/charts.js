@@ -29,7 +29,7 @@ function overTime({ series, gpus }) {
     ] },
     ...gpus.flatMap((gpu, place) => [
       { id: `gpu-${place}`, title: `GPU ${place}`, unit: "utilisation", format: format.percent, ticks: ".0%", lines: [line("utilisation", gpu.series.utilization, "--p50", { fill: true })] },
-      { id: `gpu-${place}-memory`, title: `GPU ${place}`, unit: "memory in bytes", format: format.bytes, ticks: "~s", lines: [line("used", gpu.series.memory_used_bytes, "--p50", { fill: true }), line("there is", gpu.series.memory_total_bytes, "--muted")] },
+      { id: `gpu-${place}-memory`, title: `GPU ${place}`, unit: "memory in bytes", format: format.bytes, ticks: "~s", lines: [line("used", gpu.series.memory_used_bytes, "--p50", { fill: true }), line("total", gpu.series.memory_total_bytes, "--muted")] },
     ]),
   ];
 }
