@@ -87,6 +87,10 @@ class GpuCollector(Collector):
     def __init__(self, gpus: Gpus) -> None:
         self._gpus = gpus
 
+    def describe(self) -> Iterable[Metric]:
+        """The families without samples, so that they can be asked for by name, as the page's history does."""
+        return [GaugeMetricFamily(name, meaning) for ours, alias, meaning in FAMILIES.values() for name in (ours, alias)]
+
     def collect(self) -> Iterable[Metric]:
         """Asks the GPUs."""
         readings = self._gpus.read()

@@ -6,6 +6,9 @@ import pytest
 from metrics_table import documented, exported
 from normserve_server import gpus
 from normserve_server.gpus import GpuCollector, Nvml, Reading
+from normserve_server.http import overview
+from normserve_server.http.history import History
+from normserve_server.http.readings import NAMES, read
 from prometheus_client import CollectorRegistry
 
 BIG = Reading(0, "GPU-a", 0.25, 3 * 2**30, 80 * 2**30, 123.5)
@@ -70,3 +73,17 @@ def test_the_driver_s_units_are_made_ours(monkeypatch: pytest.MonkeyPatch) -> No
     assert Nvml().read() == [Reading(0, "GPU-a", 0.25, 3, 8, 123.5)]
     monkeypatch.setattr(gpus.pynvml, "nvmlDeviceGetPowerUsage", refuse)
     assert Nvml().read()[0].power is None
+
+
+def test_they_can_be_asked_for_by_name(registry: CollectorRegistry) -> None:
+    """As the page's history does, which does not read everything."""
+    asked = registry.restricted_registry(["nv_gpu_utilization"])
+    assert [sample.value for family in asked.collect() for sample in family.samples] == [0.25]
+
+
+def test_the_page_shows_them(registry: CollectorRegistry) -> None:
+    history = History()
+    history.add(read(registry.restricted_registry(NAMES).collect(), history.columns), 1.0)
+    first, second = overview.window(history, 1, "")["gpus"]
+    assert (first["uuid"], first["utilization"], first["power_usage"]) == ("GPU-a", 0.25, 123.5)
+    assert (second["uuid"], second["utilization"], second["memory_used_bytes"]) == ("MIG-b", None, 5)
