@@ -74,6 +74,7 @@ class Alone:
         self._registry = registry
         self._version = version
         self._site: Site | None = None
+        self._last = State()
 
     def grpc_port(self) -> int:
         """The one that is set."""
@@ -85,13 +86,18 @@ class Alone:
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self._registry.register(collector)
         service_metrics.build_info(self._registry, self._version)
-        service_metrics.in_flight(self._registry, look)
+        service_metrics.in_flight(self._registry, lambda: self._last)  # metrics are written out on another thread
         service_metrics.workers(self._registry, lambda: 1)
         gpus.register(self._registry)
+
+        async def looked() -> State:
+            self._last = look()
+            return self._last
+
         registry = self._registry if self._settings.metrics else None
-        sampler = Sampler(self._registry.restricted_registry(NAMES).collect, _asynchronous(look)) if registry else None
-        sources = Sources(_asynchronous(look), _asynchronous(describe), sampler)
-        self._site = Site(registry, _asynchronous(look), Page(sources) if self._settings.dashboard else None)
+        sampler = Sampler(self._registry.restricted_registry(NAMES).collect, looked) if registry else None
+        sources = Sources(looked, _asynchronous(describe), sampler)
+        self._site = Site(registry, looked, Page(sources) if self._settings.dashboard else None)
         port = await self._site.start(self._settings.host, self._settings.http_port)
         return {"http": f"http://{joined(self._settings.host, port)}"}
 
