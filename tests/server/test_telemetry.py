@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import normserve_server
 import pytest
 from normserve_server.metrics import Metrics
 from normserve_server.ports import StartError
@@ -23,6 +24,7 @@ print(telemetry.spans, [name for name in sys.modules if name.startswith("opentel
 
 def test_without_its_packages_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "normserve_server.exporting", raising=False)
+    monkeypatch.delattr(normserve_server, "exporting", raising=False)  # where an import finds it that was made before
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
