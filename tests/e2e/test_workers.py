@@ -48,16 +48,21 @@ def server(digits_repository: Path, cache_dir: Path) -> Iterator[RunningServer]:
 
 
 def test_both_workers_are_called_and_their_metrics_add_up(server: RunningServer) -> None:
-    before = value(server, OK_COUNT)
-    with Load(server.grpc_address) as load:
-        until(lambda: sum(tally.answered for tally in load.tallies) > 200)
-    answered = sum(tally.answered for tally in load.tallies)
-    assert answered == sum(tally.sent for tally in load.tallies)
-    until(lambda: value(server, OK_COUNT) == before + answered, 5)  # the answer leaves before it is counted
-    by_worker = ok_by_worker(folder_of(children(server.process.pid)[0]))
-    assert len(by_worker) == 2
-    assert min(by_worker) > 0
-    assert sum(by_worker) == before + answered
+    expected = value(server, OK_COUNT)
+    folder = folder_of(children(server.process.pid)[0])
+    for _ in range(5):  # the system may give all connections to the same one: of 256 times, it does so twice
+        with Load(server.grpc_address) as load:
+            until(lambda: sum(tally.answered for tally in load.tallies) > 200)
+        expected += sum(tally.answered for tally in load.tallies)
+        assert sum(tally.answered for tally in load.tallies) == sum(tally.sent for tally in load.tallies)
+        until(lambda wanted=expected: value(server, OK_COUNT) == wanted, 5)  # the answer leaves before it is counted
+        by_worker = ok_by_worker(folder)
+        assert len(by_worker) == 2
+        assert sum(by_worker) == expected
+        if min(by_worker) > 0:
+            break
+    else:
+        pytest.fail("one worker was never called")
     assert value(server, "normserve_workers") == 2
     assert value(server, "normserve_requests_in_flight") == 0
 
