@@ -87,4 +87,5 @@ class Sampler:
             return
         self._somebody.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._somebody.wait(), IDLE_SECONDS - WATCHED_SECONDS)
+            async with asyncio.timeout(IDLE_SECONDS - WATCHED_SECONDS):  # unlike wait_for it never loses a cancellation
+                await self._somebody.wait()
