@@ -33,7 +33,7 @@ class Tally:
     def check_drained(self) -> None:
         """All were answered until the door was shut; whoever came then was told so, before the connection went."""
         assert len(self.codes) == self.sent
-        assert self.codes[: self.answered] == [grpc.StatusCode.OK] * self.answered
+        assert self.codes[: self.answered] == [grpc.StatusCode.OK] * self.answered, self.texts
         assert self.codes[self.answered] == grpc.StatusCode.UNAVAILABLE
         assert self.texts[0] == "the server is draining"
 
