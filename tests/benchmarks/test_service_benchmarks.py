@@ -34,13 +34,12 @@ def figures(tmp_path, script, *arguments):
 
 @needs_h2load
 def test_serving(tmp_path) -> None:
-    cells, done = figures(tmp_path, "serving.py", "small", "workers", "--callers", "16")
+    cells, done = figures(tmp_path, "serving.py", "small", "--callers", "16")
     assert list(cells["small"]) == ["16"]
     one = cells["small"]["16"]
     assert {"echo", "bare handler", "normserve", "in-process, batch 1"} < set(one)
     assert all(figure["rate"] > 0 and figure["p99_ms"] >= figure["p50_ms"] > 0 for turns in one.values() for figure in turns)
     assert one["echo"][0]["cpu_us"] > 0
-    assert {"normserve", "2 workers"} < set(cells["workers"]["16"])
     assert "| small | 16 | normserve / echo, samples/s |" in done.stdout
     assert "≥ 0.8" in done.stdout
 
