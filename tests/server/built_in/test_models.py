@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from normserve_proto import open_inference_pb2 as pb
-from normserve_server.built_in.models import BuiltInModels
+from normserve_server.built_in.models import BuiltInModels, OperatorModel, SharedInstance
 from normserve_server.built_in.operations import OPERATIONS, Operation
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, UnavailableError
@@ -17,6 +17,7 @@ from normserve_server.metrics import Metrics
 from normserve_server.plans import Plans
 from normserve_server.regions import Regions
 from normserve_server.repository import Repository
+from normserve_server.validation import Work
 from normserve_server.workers import Worker
 from prometheus_client import CollectorRegistry
 
@@ -123,3 +124,14 @@ async def test_the_canary_runs_one(world: World) -> None:
     version.batcher._instances[0]._servable.run = lambda inputs: samples.append(len(inputs))
     await version.batcher.probe(10)
     assert samples == [2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+async def test_training_alone_never_runs_on_the_loop(*, training: bool) -> None:
+    """Its last digits depend on the number of threads, and the loop has one."""
+    worker = Worker("test")
+    servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"))
+    instance = SharedInstance(servable, worker, run_seconds=1e-9)
+    inputs = {"input": np.ones((2, 2), np.float32), "training": np.array(training)}
+    assert instance.quick(Work(inputs, 1, ((2,),), None)) is not training
+    await worker.close()
