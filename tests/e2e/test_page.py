@@ -139,7 +139,8 @@ def test_it_shows_the_numbers(look: Any, tmp_path: Path, theme: str, options: di
 def test_it_goes_on(look: Any) -> None:
     seen = look()
     first = seen.next_answer()
-    assert seen.next_answer()["total"]["requests"] != first["total"]["requests"]
+    while seen.next_answer()["total"]["requests"] == first["total"]["requests"]:
+        pass  # a reading may be late; that none comes ends in the test's timeout
     shown = seen.page.locator("#latency tbody tr:first-child td:last-child")
     before = shown.inner_text()
     seen.until(f"document.querySelector('#latency tbody tr td:last-child').innerText !== '{before}'")
