@@ -1,39 +1,53 @@
-"""What a log line tells of a call that has ended, and the access log: such a line for every call."""
+"""What a log line tells of a call that has ended, and the access log: such a line for every call.
 
+Its lines are made for many calls at once. They are made on the event loop, where one by one they would cost five times as much.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-import structlog
+import numpy as np
+from numpy.typing import NDArray
 
-from normserve_server.calls import Call
+from normserve_server.calls import Answered, Call, now
 
 MAX_ID_CHARACTERS = 256
 
 
-class AccessLog:
-    """Writes a line for each call; to be made once logs are configured."""
+def lines(
+    calls: Sequence[Answered], seconds: NDArray[np.float64], phases: Mapping[str, NDArray[np.float64]]
+) -> list[dict[str, Any]]:
+    """Gives the fields of the access log's lines.
 
-    def __init__(self) -> None:
-        self._log = structlog.get_logger(__name__).bind()  # or it would be bound for each line, a quarter of the line's time
-
-    def write(self, call: Call, code: str, seconds: float) -> None:
-        """Writes a call's line.
-
-        Args:
-            call: it has ended.
-            code: the name of its status.
-            seconds: that it took.
-        """
-        size = call.samples if call.batch is None else call.batch.samples
-        more = {"batch_size": size} if size else {}
-        self._log.info("access", **told(call, code, seconds), **more, peer=readable(call.peer))
+    Args:
+        calls: at least one; to one version by one method, that ended with one code after the same phases.
+        seconds: that each took, shape [n].
+        phases: the seconds in each phase, shape [n].
+    """
+    same = _named(calls[0].call, calls[0].code.name)
+    columns = {f"{part}_us": (times * 1e6).round(1).tolist() for part, times in {**phases, "total": seconds}.items()}
+    return [
+        {
+            "event": "access",
+            "timestamp": ended,
+            **same,
+            "id": one.call.request_id[:MAX_ID_CHARACTERS],
+            **dict(zip(columns, times, strict=True)),
+            **trace(one.call),
+            **_size(one.call),
+            "peer": readable(one.call.peer),
+        }
+        for one, ended, times in zip(calls, _ends(calls, seconds), zip(*columns.values(), strict=True), strict=True)
+    ]
 
 
 def told(call: Call, code: str, seconds: float) -> dict[str, Any]:
     """Gives the fields of a line: what the call was, how it ended, and its phases and the whole in microseconds."""
-    phases = {f"{phase}_us": _microseconds(time) for phase, time in call.phases().items()}
-    names = {"model": call.model, "version": call.version, "method": call.method, "id": call.request_id[:MAX_ID_CHARACTERS]}
-    return names | {"code": code} | phases | {"total_us": _microseconds(seconds)} | trace(call)
+    times = {f"{part}_us": round(time * 1e6, 1) for part, time in {**call.phases(), "total": seconds}.items()}
+    return _named(call, code) | times | trace(call)
 
 
 def trace(call: Call) -> dict[str, str]:
@@ -42,11 +56,25 @@ def trace(call: Call) -> dict[str, str]:
     return {} if trace_id is None else {"trace_id": trace_id}
 
 
+@lru_cache(1024)
 def readable(peer: str) -> str:
     """Gives "host:port" for what gRPC calls a peer, such as "ipv6:%5B::1%5D:4711"."""
     kind, _, address = peer.partition(":")
     return unquote(address) if kind in {"ipv4", "ipv6"} else peer
 
 
-def _microseconds(seconds: float) -> float:
-    return round(seconds * 1e6, 1)
+def _named(call: Call, code: str) -> dict[str, str]:
+    names = {"model": call.model, "version": call.version, "method": call.method}
+    return names | {"id": call.request_id[:MAX_ID_CHARACTERS], "code": code}
+
+
+def _size(call: Call) -> dict[str, int]:
+    size = call.samples if call.batch is None else call.batch.samples
+    return {"batch_size": size} if size else {}
+
+
+def _ends(calls: Sequence[Answered], seconds: NDArray[np.float64]) -> list[str]:
+    """The dates of the ends, as ISO 8601 has them."""
+    ends = np.array([one.call.started for one in calls]) + seconds + (time.time() - now())
+    dates: list[str] = np.datetime_as_string((ends * 1e6).astype("datetime64[us]"), timezone="UTC").tolist()
+    return dates

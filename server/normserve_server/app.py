@@ -21,7 +21,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, loop_lag, memory, operators, preparation, transport
-from normserve_server.access import AccessLog
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
@@ -105,7 +104,7 @@ class App:
         self._queues = QueueMetrics(self._repository, self._metrics)
         self._telemetry = Telemetry(settings.otlp_endpoint, self._metrics, version, None if place is None else place.slot)
         self._traces = Traces(self._telemetry.spans, settings.trace_rate)
-        self._recorder = Recorder(self._metrics, self._traces, access_log=AccessLog() if settings.access_log else None)
+        self._recorder = Recorder(self._metrics, self._traces, access_log=settings.access_log)
         lifecycle = Lifecycle(self._repository, loader, self._metrics, self._recorder.flush)
         self._control = ModelControl(settings, self._repository, lifecycle)
         self._canary = Canary(self._repository, settings.canary_interval_seconds, settings.canary_timeout_seconds)

@@ -2,7 +2,9 @@
 
 import itertools
 import time
-from typing import Any
+from typing import Any, NamedTuple
+
+import grpc
 
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.trace_context import Parent
@@ -74,6 +76,23 @@ class Call:
         for phase, (began, ended) in zip(self.left, itertools.pairwise(self.moments), strict=True):
             seconds[phase] = seconds.get(phase, 0.0) + ended - began
         return seconds
+
+
+class Answered(NamedTuple):
+    """A call that has its answer.
+
+    Attributes:
+        call: what it was, and how long its phases took.
+        code: how it ended.
+        seconds: from the message's arrival to its answer.
+        bytes_in: size of the message; and `bytes_out`, of the answer.
+    """
+
+    call: Call
+    code: grpc.StatusCode
+    seconds: float
+    bytes_in: int
+    bytes_out: int
 
 
 class Batch:

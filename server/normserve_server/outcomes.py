@@ -4,9 +4,9 @@ import asyncio
 
 import grpc
 
-from normserve_server.calls import Call, now
+from normserve_server.calls import Answered, Call, now
 from normserve_server.errors import Codes, DeadlineExceededError
-from normserve_server.recording import Answered, Recorder
+from normserve_server.recording import Recorder
 from normserve_server.refusals import Refusal, refusal
 
 DEADLINE, CANCELLED = "deadline", "cancelled"

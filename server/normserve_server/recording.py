@@ -6,39 +6,23 @@ for a small request, and per call they would be written with cold caches. Whoeve
 
 import asyncio
 import bisect
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Histogram
 
-from normserve_server.access import AccessLog
-from normserve_server.calls import Call
+from normserve_server import access, logs
+from normserve_server.calls import Answered, Call
 from normserve_server.metrics import Metrics, RequestSeries
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 
 FLUSH_SECONDS = 0.02
-
-
-class Answered(NamedTuple):
-    """A call that has its answer.
-
-    Attributes:
-        call: what it was, and how long its phases took.
-        code: how it ended.
-        seconds: from the message's arrival to its answer.
-        bytes_in: size of the message; and `bytes_out`, of the answer.
-    """
-
-    call: Call
-    code: grpc.StatusCode
-    seconds: float
-    bytes_in: int
-    bytes_out: int
 
 
 class Recorder:
@@ -47,10 +31,10 @@ class Recorder:
     Args:
         metrics: what is scraped.
         traces: what decides which calls are traced.
-        access_log: where each call is a line; None for none.
+        access_log: whether each call is a line of the log.
     """
 
-    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: AccessLog | None = None) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces, *, access_log: bool = False) -> None:
         self._metrics = metrics
         self._traces = traces
         self._access_log = access_log
@@ -78,15 +62,19 @@ class Recorder:
             alike[key].append(one)
             if self._traces.on:
                 self._traces.note(call, one.code.name, one.seconds)
-            if self._access_log is not None:
-                self._access_log.write(call, one.code.name, one.seconds)
+        lines: list[dict[str, Any]] = []
         for calls in alike.values():
-            self._record(calls)
+            seconds, phases = np.array([one.seconds for one in calls]), _durations([one.call for one in calls])
+            self._record(calls, seconds, phases)
+            if self._access_log:
+                lines += access.lines(calls, seconds, phases)
+        logs.write("info", sorted(lines, key=operator.itemgetter("timestamp")))
 
-    def _record(self, calls: Sequence[Answered]) -> None:
+    def _record(
+        self, calls: Sequence[Answered], seconds: NDArray[np.float64], phases: Mapping[str, NDArray[np.float64]]
+    ) -> None:
         """Records calls to one version by one method, that ended with one code after the same phases."""
-        first, seconds = calls[0].call, np.array([one.seconds for one in calls])
-        phases = _durations([one.call for one in calls])
+        first = calls[0].call
         if first.statistics is not None:
             _add_up(first.statistics, calls, float(seconds.sum()), phases)
         if not self._metrics.recording:

@@ -5,9 +5,9 @@ import json
 import grpc
 import pytest
 from normserve_server import exemplars
-from normserve_server.calls import Call
+from normserve_server.calls import Answered, Call
 from normserve_server.metrics import Metrics
-from normserve_server.recording import Answered, Recorder
+from normserve_server.recording import Recorder
 from normserve_server.state import State, together, unpacked
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry

@@ -7,8 +7,7 @@ import weakref
 import grpc
 import pytest
 from normserve_server import recording
-from normserve_server.calls import Call
-from normserve_server.recording import Answered
+from normserve_server.calls import Answered, Call
 from normserve_server.repository_scan import scan
 
 

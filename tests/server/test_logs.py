@@ -4,7 +4,9 @@ import sys
 
 import pytest
 import structlog
-from normserve_server.logs import Levels
+from hypothesis import given
+from hypothesis import strategies as st
+from normserve_server.logs import PIPE_BYTES, Levels, pieces
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,33 @@ write(3)
         (2, "info", "m"),
         *((3, event, model) for model in (None, "m") for event in ("debug", "info")),
     ]
+
+
+def test_many_events_are_lines_as_one_is() -> None:
+    script = """
+import structlog
+from normserve_server import logs
+levels = logs.configure("info", "json", worker=3)
+structlog.get_logger("x").info("one", id="é", large=1 << 70, path="\\udcff")
+logs.write("info", [{"event": "many", "n": n, "id": "é" * n} for n in range(60)])
+logs.write("debug", [{"event": "dropped"}])
+levels.info = False
+logs.write("info", [{"event": "dropped"}])
+logs.write("warning", [{"event": "dated", "timestamp": "then"}])
+logs.write("warning", [])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    one, *many, last = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (one["id"], one["large"], one["path"]) == ("é", 1 << 70, "\udcff")
+    assert [(line["event"], line["n"], line["id"]) for line in many] == [("many", n, "é" * n) for n in range(60)]
+    assert {(line["level"], line["worker"]) for line in (one, *many)} == {("info", 3)}
+    assert one["timestamp"] <= many[0]["timestamp"] == many[-1]["timestamp"]
+    assert (last["event"], last["timestamp"], last["level"]) == ("dated", "then", "warning")
+
+
+@given(st.lists(st.integers(1, 2 * PIPE_BYTES).map(lambda size: b"x" * size)))
+def test_no_line_is_cut_that_a_pipe_takes_in_one_piece(lines: list[bytes]) -> None:
+    written = list(pieces(lines))
+    assert b"".join(written) == b"".join(lines)
+    assert all(written)
+    assert all(len(piece) <= PIPE_BYTES or piece in lines for piece in written)

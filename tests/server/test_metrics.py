@@ -2,9 +2,9 @@
 
 import grpc
 from normserve_server import service_metrics
-from normserve_server.calls import Call
+from normserve_server.calls import Answered, Call
 from normserve_server.metrics import Metrics
-from normserve_server.recording import Answered, Recorder
+from normserve_server.recording import Recorder
 from normserve_server.state import State
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry, generate_latest

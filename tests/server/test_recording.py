@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from normserve_server.calls import Call
+from normserve_server.calls import Answered, Call
 from normserve_server.metrics import SECONDS, Metrics
-from normserve_server.recording import FLUSH_SECONDS, Answered, Recorder, observe_all
+from normserve_server.recording import FLUSH_SECONDS, Recorder, observe_all
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry, Histogram

@@ -1,0 +1,43 @@
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import numpy as np
+from normserve_server import access
+from normserve_server.calls import Answered, Batch, Call
+from normserve_server.trace_context import Parent
+
+PHASES = ("decode", "queue", "compute")
+PARENT = Parent("a" * 32, "b" * 16, 1, "")
+
+
+def answered(*, request_id: str, batch: int = 0, parent: Parent | None = None) -> Answered:
+    call = Call("ModelInfer")
+    call.model, call.version, call.request_id, call.peer, call.parent = "net", "2", request_id, "ipv6:%5B::1%5D:4711", parent
+    for position, phase in enumerate(PHASES, start=1):
+        call.lap_at(phase, call.started + position * 1e-4)
+    call.samples = 3
+    if batch:
+        call.batch = Batch(2, call.started)
+        call.batch.samples = batch
+    return Answered(call, grpc.StatusCode.OK, 3.21e-4, 100, 50)
+
+
+def test_a_line_of_many_is_what_it_is_alone() -> None:
+    calls = [answered(request_id="first"), answered(request_id="x" * 300, batch=8, parent=PARENT)]
+    phases = {phase: np.full(2, 1e-4) for phase in PHASES}
+    first, second = access.lines(calls, np.array([one.seconds for one in calls]), phases)
+    for line, one in zip((first, second), calls, strict=True):
+        assert line.items() >= access.told(one.call, "OK", one.seconds).items()
+        assert line["total_us"] == 321.0
+        assert (line["event"], line["peer"]) == ("access", "[::1]:4711")
+    assert (first["batch_size"], second["batch_size"]) == (3, 8)
+    assert (first["id"], second["id"]) == ("first", "x" * access.MAX_ID_CHARACTERS)
+    assert ("trace_id" in first, second["trace_id"]) == (False, "a" * 32)
+
+
+def test_a_line_has_the_date_of_the_end() -> None:
+    one = answered(request_id="")
+    (line,) = access.lines([one], np.array([one.seconds]), {})
+    assert line["timestamp"].endswith("Z")
+    age = datetime.now(UTC) - datetime.fromisoformat(line["timestamp"])
+    assert abs(age) < timedelta(seconds=5)
