@@ -19,13 +19,20 @@ def slow_network() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def metered(
+def metered_and_quiet(
     digits_repository: Path, publish: Callable[..., Path], cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MeteredServer]:
-    """A server of which every metric has something to tell, under a little load; shared, so tests must leave it as it is."""
+    """A server of which every metric has something to tell; shared, so tests must leave it as it is."""
     repository = tmp_path_factory.mktemp("metered")
     copytree(digits_repository / "digits", repository / "digits")
     for name in NETWORKS:
         publish(repository / name / "1", 1.0, content=slow_network())
     with metered_server(repository, cache_dir) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def metered(metered_and_quiet: MeteredServer) -> Iterator[MeteredServer]:
+    """The same, under a little load while the tests of a module run: it takes half a core."""
+    with metered_and_quiet.called():
+        yield metered_and_quiet

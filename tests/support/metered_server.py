@@ -68,7 +68,19 @@ class MeteredServer:
             self._until(lambda: CUT_SHORT % "queue" in self.metrics, lambda: self._crowd(client))
             self._until(lambda: CUT_SHORT % "compute" in self.metrics, lambda: self._leave(client))
 
-    def traffic(self, stop: threading.Event) -> None:
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """Has it called until the end."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._call, args=(stop,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _call(self, stop: threading.Event) -> None:
         """Per round one call is answered, two are refused by their callers' fault, and some concern no model."""
         with Client(self.server.grpc_address) as client:
             while not stop.is_set():
@@ -119,21 +131,14 @@ class MeteredServer:
 
 @contextmanager
 def metered_server(repository: Path, cache_dir: Path) -> Iterator[MeteredServer]:
-    """Starts it, makes the calls that come once, and lets the others go on until the end.
+    """Starts it, and makes the calls that come once.
 
     Args:
         repository: with version 1 of each.
         cache_dir: where artifacts are kept.
     """
     arguments = ["--cache-dir", str(cache_dir), "--model-control-mode", "explicit", "--load-model", "*"]
-    stop = threading.Event()
     with running_server(repository, arguments=[*arguments, "--state", str(repository / "state.db")]) as server:
         metered = MeteredServer(server, repository / "swapped")
         metered.prepare()
-        thread = threading.Thread(target=metered.traffic, args=(stop,))
-        thread.start()
-        try:
-            yield metered
-        finally:
-            stop.set()
-            thread.join()
+        yield metered
