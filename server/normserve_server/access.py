@@ -3,8 +3,9 @@
 Its lines are made for many calls at once. They are made on the event loop, where one by one they would cost five times as much.
 """
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -18,30 +19,30 @@ MAX_ID_CHARACTERS = 256
 
 
 def lines(
-    calls: Sequence[Answered], seconds: NDArray[np.float64], phases: Mapping[str, NDArray[np.float64]]
+    calls: Sequence[Answered],
+    seconds: NDArray[np.float64],
+    phases: Mapping[str, NDArray[np.float64]],
+    common: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Gives the fields of the access log's lines.
+    """Gives the lines of the access log.
 
     Args:
         calls: at least one; to one version by one method, that ended with one code after the same phases.
         seconds: that each took, shape [n].
         phases: the seconds in each phase, shape [n].
+        common: what all lines have.
     """
-    same = _named(calls[0].call, calls[0].code.name)
-    columns = {f"{part}_us": (times * 1e6).round(1).tolist() for part, times in {**phases, "total": seconds}.items()}
-    return [
-        {
-            "event": "access",
-            "timestamp": ended,
-            **same,
-            "id": one.call.request_id[:MAX_ID_CHARACTERS],
-            **dict(zip(columns, times, strict=True)),
-            **trace(one.call),
-            **_size(one.call),
-            "peer": readable(one.call.peer),
-        }
-        for one, ended, times in zip(calls, _ends(calls, seconds), zip(*columns.values(), strict=True), strict=True)
-    ]
+    first = calls[0].call
+    same = {**common, "event": "access", "model": first.model, "version": first.version, "method": first.method}
+    columns: dict[str, Iterable[Any]] = {
+        **{name: itertools.repeat(value) for name, value in {**same, "code": calls[0].code.name}.items()},
+        "timestamp": _ends(calls, seconds),
+        "id": [one.call.request_id[:MAX_ID_CHARACTERS] for one in calls],
+        **{f"{part}_us": (times * 1e6).round(1).tolist() for part, times in {**phases, "total": seconds}.items()},
+        "peer": [readable(one.call.peer) for one in calls],
+    }
+    names, rows = tuple(columns), zip(*columns.values(), strict=False)  # of what is repeated there is no end
+    return [_completed(dict(zip(names, row, strict=True)), one.call) for one, row in zip(calls, rows, strict=False)]
 
 
 def told(call: Call, code: str, seconds: float) -> dict[str, Any]:
@@ -68,9 +69,14 @@ def _named(call: Call, code: str) -> dict[str, str]:
     return names | {"id": call.request_id[:MAX_ID_CHARACTERS], "code": code}
 
 
-def _size(call: Call) -> dict[str, int]:
+def _completed(fields: dict[str, Any], call: Call) -> dict[str, Any]:
+    """With what not every line has."""
     size = call.samples if call.batch is None else call.batch.samples
-    return {"batch_size": size} if size else {}
+    if size:
+        fields["batch_size"] = size
+    if call.trace_id is not None or call.parent is not None:
+        fields |= trace(call)
+    return fields
 
 
 def _ends(calls: Sequence[Answered], seconds: NDArray[np.float64]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +69,6 @@ def configure(level: str, style: str, **fields: Any) -> Levels:
 
     levels = Levels.of(level)
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer(_json)
-    )
-    exceptions = [] if console else [structlog.processors.dict_tracebacks]
     structlog.configure(
         processors=[
             levels,
@@ -80,33 +76,33 @@ def configure(level: str, style: str, **fields: Any) -> Levels:
             with_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *exceptions,
-            renderer,
+            *([] if console else [structlog.processors.dict_tracebacks]),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line in one piece, or two processes' would mix
+        # Both write a line in one piece, or those of two processes would mix.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
     return levels
 
 
-def write(level: str, events: Sequence[dict[str, Any]]) -> None:
-    """Writes many events; what their lines have in common is made once, which is most of a line's cost.
-
-    Args:
-        level: of all of them: debug, info, warning or error.
-        events: the fields of each, with "event", and with "timestamp" where that is not now.
-    """
-    if not events:
-        return
-    *processors, render = structlog.get_config()["processors"]
-    common: dict[str, Any] = {}
+def common(level: str) -> dict[str, Any] | None:
+    """Gives what all events of now and of one level have in common; None where they are not wanted."""
+    event: dict[str, Any] = {}
     try:
-        for process in processors:
-            common = dict(process(None, level, common))
+        for process in structlog.get_config()["processors"][:-1]:
+            event = process(None, level, event)
     except structlog.DropEvent:
-        return
-    for piece in pieces([f"{render(None, level, common | event)}\n".encode() for event in events]):
+        return None
+    return event
+
+
+def write(events: Iterable[structlog.typing.EventDict]) -> None:
+    """Writes many events, complete with what they have in common: to make that for each would be most of a line's cost."""
+    render = structlog.get_config()["processors"][-1]
+    lines = [render(None, event["level"], event) for event in events]
+    for piece in pieces([line + b"\n" if isinstance(line, bytes) else f"{line}\n".encode() for line in lines]):
         sys.stderr.buffer.write(piece)
         sys.stderr.buffer.flush()
 
@@ -123,8 +119,8 @@ def pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(lines[first:])
 
 
-def _json(event: structlog.typing.EventDict, **options: Any) -> str:
+def _json(_logger: object, _level: str, event: structlog.typing.EventDict) -> bytes:
     try:
-        return orjson.dumps(event, **options).decode()
+        return orjson.dumps(event, default=repr)
     except TypeError:  # text that is no UTF-8, as in a file's name, or an integer of more than 64 bits
-        return json.dumps(event, **options)
+        return json.dumps(event, default=repr).encode()

@@ -62,13 +62,14 @@ class Recorder:
             alike[key].append(one)
             if self._traces.on:
                 self._traces.note(call, one.code.name, one.seconds)
+        common = logs.common("info") if self._access_log else None
         lines: list[dict[str, Any]] = []
         for calls in alike.values():
             seconds, phases = np.array([one.seconds for one in calls]), _durations([one.call for one in calls])
             self._record(calls, seconds, phases)
-            if self._access_log:
-                lines += access.lines(calls, seconds, phases)
-        logs.write("info", sorted(lines, key=operator.itemgetter("timestamp")))
+            if common is not None:
+                lines += access.lines(calls, seconds, phases, common)
+        logs.write(sorted(lines, key=operator.itemgetter("timestamp")))
 
     def _record(
         self, calls: Sequence[Answered], seconds: NDArray[np.float64], phases: Mapping[str, NDArray[np.float64]]

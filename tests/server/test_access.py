@@ -25,11 +25,11 @@ def answered(*, request_id: str, batch: int = 0, parent: Parent | None = None) -
 def test_a_line_of_many_is_what_it_is_alone() -> None:
     calls = [answered(request_id="first"), answered(request_id="x" * 300, batch=8, parent=PARENT)]
     phases = {phase: np.full(2, 1e-4) for phase in PHASES}
-    first, second = access.lines(calls, np.array([one.seconds for one in calls]), phases)
+    first, second = access.lines(calls, np.array([one.seconds for one in calls]), phases, {"level": "info"})
     for line, one in zip((first, second), calls, strict=True):
         assert line.items() >= access.told(one.call, "OK", one.seconds).items()
         assert line["total_us"] == 321.0
-        assert (line["event"], line["peer"]) == ("access", "[::1]:4711")
+        assert (line["level"], line["event"], line["peer"]) == ("info", "access", "[::1]:4711")
     assert (first["batch_size"], second["batch_size"]) == (3, 8)
     assert (first["id"], second["id"]) == ("first", "x" * access.MAX_ID_CHARACTERS)
     assert ("trace_id" in first, second["trace_id"]) == (False, "a" * 32)
@@ -37,7 +37,7 @@ def test_a_line_of_many_is_what_it_is_alone() -> None:
 
 def test_a_line_has_the_date_of_the_end() -> None:
     one = answered(request_id="")
-    (line,) = access.lines([one], np.array([one.seconds]), {})
+    (line,) = access.lines([one], np.array([one.seconds]), {}, {})
     assert line["timestamp"].endswith("Z")
     age = datetime.now(UTC) - datetime.fromisoformat(line["timestamp"])
     assert abs(age) < timedelta(seconds=5)
