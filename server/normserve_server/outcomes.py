@@ -11,6 +11,10 @@ from normserve_server.refusals import Refusal, refusal
 
 DEADLINE, CANCELLED = "deadline", "cancelled"
 
+# gRPC rounds a timeout up before it tells the server: by up to 10 ms below 10 s, and beyond by up to a hundredth. The caller
+# keeps to the exact one, and leaves before the server's clock says that its time is over.
+ROUNDING_SECONDS, ROUNDING_SHARE = 0.01, 0.01
+
 
 class Outcomes:
     """Notes calls that ended.
@@ -61,4 +65,7 @@ def _why_cut_short(error: BaseException, call: Call) -> str:
         return DEADLINE
     if not isinstance(error, asyncio.CancelledError):
         return ""
-    return DEADLINE if call.deadline is not None and now() >= call.deadline else CANCELLED
+    if call.deadline is None:
+        return CANCELLED
+    rounding = max(ROUNDING_SECONDS, ROUNDING_SHARE * (call.deadline - call.started))
+    return DEADLINE if call.deadline - now() <= rounding else CANCELLED
