@@ -142,8 +142,9 @@ class Batcher:
 
     def queue(self) -> Queue:
         """Looks at what waits now."""
-        came = [pending.queued for queue in self._queues.values() for pending in queue]
-        return Queue(len(came), now() - min(came) if came else 0.0, self._max_queue_size)
+        waiting = [pending for queue in self._queues.values() for pending in queue]
+        oldest = now() - min(pending.queued for pending in waiting) if waiting else 0.0
+        return Queue(len(waiting), oldest, self._fullness(waiting))
 
     async def close(self) -> None:
         """Takes nothing more, finishes what waits and runs, and ends the instances."""
@@ -160,7 +161,7 @@ class Batcher:
 
     def _enqueue(self, work: Work, call: Call) -> Pending:
         priority = self._priority(work)
-        policy = self._batching.policies.get(priority, self._batching.policy)
+        policy = self._policy(priority)
         self._check_room(priority, policy, call)
         self._arrivals += 1
         loop, moment = asyncio.get_running_loop(), now()
@@ -175,6 +176,19 @@ class Batcher:
     def _priority(self, work: Work) -> int:
         """As Triton takes it: what is not one of the levels is the default."""
         return work.priority if 0 < work.priority <= self._batching.priority_levels else self._batching.default_priority
+
+    def _policy(self, priority: int) -> QueuePolicy:
+        return self._batching.policies.get(priority, self._batching.policy)
+
+    def _fullness(self, waiting: Sequence[Pending]) -> float:
+        """How much is taken of the room of all, or of one priority's where that is more."""
+        shares = [len(waiting) / self._max_queue_size]
+        priorities = [pending.order[0] for pending in waiting]
+        for priority in set(priorities):
+            limit = self._policy(priority).max_queue_size
+            if limit is not None:
+                shares.append(priorities.count(priority) / limit)
+        return max(shares)
 
     def _check_room(self, priority: int, policy: QueuePolicy, call: Call) -> None:
         waiting, limit = sum(map(len, self._queues.values())), self._max_queue_size

@@ -37,12 +37,12 @@ class Queue(NamedTuple):
     Attributes:
         depth: requests that wait.
         oldest_seconds: since the one came that has waited longest; 0 where none waits.
-        capacity: most that may wait.
+        fullness: how much of the room is taken, from 0 to 1; of several limits, by the one that is nearest.
     """
 
     depth: int = 0
     oldest_seconds: float = 0.0
-    capacity: int = 0
+    fullness: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,11 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
-        self.queue_capacity = gauge(
-            "normserve_queue_capacity",
-            "Most requests that may wait.",
+        self.queue_fullness = gauge(
+            "normserve_queue_fullness_ratio",
+            "How much of the queue's room is taken.",
             model,
-            multiprocess_mode="livesum",
+            multiprocess_mode="livemax",
             registry=registry,
         )
         self.model_state = gauge(
@@ -282,10 +282,10 @@ class Metrics:
         self.model_state.labels(model, version, state).set(1)
 
     def queue(self, model: str, version: str, queue: Queue) -> None:
-        """Notes what waits for a version now, and how much may."""
+        """Notes what waits for a version now."""
         self.queue_depth.labels(model, version).set(queue.depth)
         self.queue_oldest_seconds.labels(model, version).set(queue.oldest_seconds)
-        self.queue_capacity.labels(model, version).set(queue.capacity)
+        self.queue_fullness.labels(model, version).set(queue.fullness)
 
     def begin_swaps(self, model: str) -> None:
         """Has a model's swaps counted from zero: of a series that begins with its first count, nobody sees that one."""

@@ -97,6 +97,23 @@ async def test_each_priority_has_its_own_limit() -> None:
     assert not task.done()
 
 
+async def test_a_queue_is_as_full_as_the_limit_that_is_nearest() -> None:
+    held = Held()
+    one = batcher(
+        held, priority_levels=2, default_priority=2, policy=QueuePolicy(max_queue_size=4), policies={1: QueuePolicy()}
+    )
+    assert one.queue().fullness == 0
+    await submitted(one, *(work(row) for row in range(4)))  # the first one runs
+    assert one.queue().fullness == 3 / 4
+    await submitted(one, work(4))
+    assert one.queue().fullness == 1
+    with pytest.raises(OverloadedError):
+        await one.submit(work(5), Call("ModelInfer"))
+    held.finish()  # and all four run
+    await submitted(one, *(work(row, priority=1) for row in range(6)))
+    assert one.queue().fullness == 6 / 8  # of all
+
+
 async def test_a_queue_timeout_ends_the_wait_although_no_instance_is_free() -> None:
     held = Held()
     one = batcher(held, policy=QueuePolicy(timeout_seconds=0.01))

@@ -52,9 +52,9 @@ class World:
         return asyncio.create_task(self.batcher.submit(work, Call("ModelInfer")))
 
     def shown(self) -> tuple[float | None, ...]:
-        """Depth, age and capacity."""
+        """Depth, age and fullness."""
         self.queues.sample()
-        names = ("depth", "oldest_seconds", "capacity")
+        names = ("depth", "oldest_seconds", "fullness_ratio")
         return tuple(self.metrics.registry.get_sample_value(f"normserve_queue_{name}", LABELS) for name in names)
 
 
@@ -67,20 +67,22 @@ async def world():
 
 
 async def test_what_runs_does_not_wait_and_the_oldest_grows_old(world: World) -> None:
-    assert world.shown() == (0, 0, 5)
+    assert world.shown() == (0, 0, 0)
     calls = [world.submit() for _ in range(3)]
     await asyncio.sleep(0)
-    depth, first, _ = world.shown()
-    assert depth == 2
+    depth, first, fullness = world.shown()
+    assert (depth, fullness) == (2, 2 / 5)
     time.sleep(0.01)  # noqa: ASYNC251 - nothing else is to happen
     assert world.shown()[1] > first + 0.009 > 0.009
     world.held.go.set()
     await asyncio.gather(*calls)
-    assert world.shown() == (0, 0, 5)
+    assert world.shown() == (0, 0, 0)
 
 
 async def test_a_version_that_was_unloaded_has_no_queue_and_one_that_is_gone_no_series(world: World) -> None:
-    assert world.shown() == (0, 0, 5)
+    world.submit(), world.submit()
+    await asyncio.sleep(0)
+    assert world.shown()[0] == 1
     world.version.release()
     world.repository.change(world.version, UNAVAILABLE, UNLOADED)
     assert world.shown() == (0, 0, 0)

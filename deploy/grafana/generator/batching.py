@@ -4,7 +4,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from generator.boards import Row, board
 from generator.panels import THIRD, heat_map, lines
-from generator.queries import MODELS, buckets, mean, quantile, rate, total
+from generator.queries import MODELS, buckets, highest, mean, quantile, rate, total
 
 SIZE, PADDING = "normserve_batch_size", "normserve_batch_padding_total"
 
@@ -38,8 +38,8 @@ def _batches() -> Row:
 
 
 def _queues() -> Row:
-    depth, room = total("normserve_queue_depth", MODELS, "model"), total("normserve_queue_capacity", MODELS, "model")
-    oldest = f"max by (model) (normserve_queue_oldest_seconds{{{MODELS}}})"
+    depth = total("normserve_queue_depth", MODELS, "model")
+    oldest, fullness = (highest(f"normserve_queue_{name}", MODELS, "model") for name in ("oldest_seconds", "fullness_ratio"))
     return "Queues", [
         lines("Depth", "Requests that waited when they were looked at.", "short", [(depth, "{{model}}")], width=THIRD),
         lines(
@@ -51,9 +51,9 @@ def _queues() -> Row:
         ),
         lines(
             "Full",
-            "Share of the room that is taken; at 1 calls are refused with RESOURCE_EXHAUSTED.",
+            "Share of the room that is taken, of the fullest worker; at 1 calls are refused with RESOURCE_EXHAUSTED.",
             "percentunit",
-            [(f"{depth} / {room}", "{{model}}")],
+            [(fullness, "{{model}}")],
             width=THIRD,
         ),
     ]

@@ -27,7 +27,7 @@ metrics.series("old", "1", "ModelInfer").count("OK")
 metrics.series("", "", "ServerLive").count("OK")
 metrics.model_ready.labels("m", "1").set(ready)
 metrics.load_seconds.labels("m", "1").set(slot + 1)
-metrics.queue("m", "1", Queue(slot + 1, slot + 1.0, 10))
+metrics.queue("m", "1", Queue(slot + 1, slot + 1.0, 1 - slot))
 for model in ("m", "old"):
     metrics.swaps.labels(model, "done").inc()
 """
@@ -70,11 +70,11 @@ def test_series_of_versions_that_are_gone_are_left_out(tmp_path: Path, registry:
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "", "version": "", "method": "ServerLive"}) == 1
 
 
-def test_depths_add_up_and_the_oldest_of_all_is_the_oldest(tmp_path: Path, registry: CollectorRegistry) -> None:
+def test_depths_add_up_and_of_ages_and_fullness_the_highest_counts(tmp_path: Path, registry: CollectorRegistry) -> None:
     write(tmp_path, 0, 1)
     write(tmp_path, 1, 1)
-    queue = [registry.get_sample_value(f"normserve_queue_{name}", M) for name in ("depth", "oldest_seconds", "capacity")]
-    assert queue == [3, 2, 20]
+    queue = [registry.get_sample_value(f"normserve_queue_{name}", M) for name in ("depth", "oldest_seconds", "fullness_ratio")]
+    assert queue == [3, 2, 1]
 
 
 def test_series_of_a_model_without_a_version_stay_as_long_as_one_is_known(tmp_path: Path, registry: CollectorRegistry) -> None:
