@@ -1,11 +1,13 @@
 """structlog, set up once: one line an event, as JSON for machines or in columns for people, on standard error."""
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -52,6 +54,22 @@ class Levels:
         return self.warning if method == "warning" else self.error
 
 
+class Output:
+    """Standard error, whose reader may go away or whose disk may be full: lines are lost then, and whoever logs goes on."""
+
+    def __init__(self) -> None:
+        self._number = sys.stderr.fileno()
+
+    def write(self, data: bytes) -> None:
+        """Writes in one piece, at once: what a buffer could not get rid of would be tried again at the process's end."""
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(self._number, data) :]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
 def configure(level: str, style: str, **fields: Any) -> Levels:
     """Sets the level and the style of all logs of the process.
 
@@ -77,11 +95,10 @@ def configure(level: str, style: str, **fields: Any) -> Levels:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if console else [structlog.processors.dict_tracebacks]),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else _json,
+            _columns() if console else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        # Both write a line in one piece, or those of two processes would mix.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", Output())),
         cache_logger_on_first_use=True,
     )
     return levels
@@ -101,10 +118,9 @@ def common(level: str) -> dict[str, Any] | None:
 def write(events: Iterable[structlog.typing.EventDict]) -> None:
     """Writes many events, complete with what they have in common: to make that for each would be most of a line's cost."""
     render = structlog.get_config()["processors"][-1]
-    lines = [render(None, event["level"], event) for event in events]
-    for piece in pieces([line + b"\n" if isinstance(line, bytes) else f"{line}\n".encode() for line in lines]):
-        sys.stderr.buffer.write(piece)
-        sys.stderr.buffer.flush()
+    lines = [render(None, event["level"], event) + b"\n" for event in events]
+    for piece in pieces(lines):
+        Output().write(piece)
 
 
 def pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
@@ -117,6 +133,11 @@ def pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
         size += len(line)
     if size:
         yield b"".join(lines[first:])
+
+
+def _columns() -> structlog.typing.Processor:
+    renderer, encoding = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), sys.stderr.encoding
+    return lambda logger, level, event: renderer(logger, level, event).encode(encoding, "backslashreplace")
 
 
 def _json(_logger: object, _level: str, event: structlog.typing.EventDict) -> bytes:

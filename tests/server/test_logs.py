@@ -89,6 +89,27 @@ logs.write([logs.common("warning") | {"event": "dated", "timestamp": "then"}])
     assert (last["event"], last["timestamp"], last["level"]) == ("dated", "then", "warning")
 
 
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_whoever_logs_goes_on_when_nobody_reads(style: str) -> None:
+    script = """
+import os, sys
+import structlog
+from normserve_server import logs
+logs.configure("info", sys.argv[1])
+log = structlog.get_logger("x")
+log.info("one", name="\\udcff")
+reader, writer = os.pipe()
+os.dup2(writer, 2)
+os.close(reader)
+log.info("lost")
+logs.write([logs.common("info") | {"event": "lost"}])
+print("goes on")
+"""
+    result = subprocess.run([sys.executable, "-c", script, style], check=False, capture_output=True)
+    assert (result.returncode, result.stdout) == (0, b"goes on\n")
+    assert b"\\udcff" in result.stderr
+
+
 @given(st.lists(st.integers(1, 2 * PIPE_BYTES).map(lambda size: b"x" * size)))
 def test_no_line_is_cut_that_a_pipe_takes_in_one_piece(lines: list[bytes]) -> None:
     written = list(pieces(lines))
