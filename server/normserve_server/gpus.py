@@ -1,14 +1,20 @@
 """What the machine's NVIDIA GPUs do, as their driver tells whenever somebody reads the metrics; nothing where there is none."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import pynvml
+import structlog
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 T = TypeVar("T")
+
+PATIENCE_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 # By what is read: our name, Triton's name for the same, and what it is.
 FAMILIES = {
@@ -77,6 +83,40 @@ def register(registry: CollectorRegistry) -> None:
         registry.register(GpuCollector(gpus))
 
 
+class Aside:
+    """Asks in a thread of its own: a driver that hangs keeps that one, and neither those that serve nor the process's end.
+
+    Args:
+        gpus: what is asked.
+    """
+
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._lock = threading.Lock()
+        self._thread = threading.Thread()
+        self._readings: Sequence[Reading] = ()
+
+    def read(self) -> Sequence[Reading]:
+        """Asks all of them, for at most `PATIENCE_SECONDS`; while somebody else does: the last answer, or none if it hangs."""
+        with self._lock:
+            if self._thread.is_alive():
+                return self._readings
+            self._thread = thread = threading.Thread(target=self._ask, name="gpus", daemon=True)
+            thread.start()
+        thread.join(PATIENCE_SECONDS)
+        if thread.is_alive():
+            self._readings = ()
+            _log.warning("the driver of the GPUs does not answer", seconds=PATIENCE_SECONDS)
+        return self._readings
+
+    def _ask(self) -> None:
+        readings: Sequence[Reading] = ()
+        try:
+            readings = self._gpus.read()
+        finally:
+            self._readings = readings
+
+
 class GpuCollector(Collector):
     """The GPUs' metrics.
 
@@ -85,7 +125,7 @@ class GpuCollector(Collector):
     """
 
     def __init__(self, gpus: Gpus) -> None:
-        self._gpus = gpus
+        self._gpus = Aside(gpus)
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples, so that they can be asked for by name, as the page's history does."""

@@ -1,5 +1,8 @@
 """What is exported of GPUs that do not exist. Nothing here needs a driver."""
 
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +46,55 @@ def test_what_a_driver_does_not_tell_has_no_series(registry: CollectorRegistry) 
     assert registry.get_sample_value("normserve_gpu_memory_used_bytes", {"gpu": "1", "gpu_uuid": "MIG-b"}) == 5
     for name in ("normserve_gpu_power_watts", "normserve_gpu_utilization_ratio"):
         assert registry.get_sample_value(name, {"gpu": "1", "gpu_uuid": "MIG-b"}) is None
+
+
+class Hanging:
+    """Answers once the test lets it."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.asked = 0
+
+    def read(self) -> list[Reading]:
+        self.asked += 1
+        assert self.go.wait(30)
+        return [BIG]
+
+
+def test_a_driver_that_hangs_holds_up_one_scrape_and_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "PATIENCE_SECONDS", 0.01)
+    hanging, registry = Hanging(), CollectorRegistry()
+    registry.register(GpuCollector(hanging))
+
+    def used() -> float | None:
+        return registry.get_sample_value("nv_gpu_utilization", {"gpu_uuid": "GPU-a"})
+
+    assert used() is None
+    monkeypatch.setattr(gpus, "PATIENCE_SECONDS", 30.0)
+    assert [used() for _ in range(20)] == [None] * 20
+    assert hanging.asked == 1
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "gpus")
+    hanging.go.set()
+    thread.join()
+    assert used() == 0.25
+    assert hanging.asked == 2
+    hanging.go.clear()
+    monkeypatch.setattr(gpus, "PATIENCE_SECONDS", 0.01)
+    assert used() is None  # and not what was so before
+    hanging.go.set()
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_end() -> None:
+    script = """
+import time
+from normserve_server import gpus
+class Hanging:
+    def read(self):
+        time.sleep(1e6)
+gpus.PATIENCE_SECONDS = 0.01
+list(gpus.GpuCollector(Hanging()).collect())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def refuse(*_: object) -> None:
