@@ -104,8 +104,8 @@ class Batcher:
         finally:
             if pending.alarm is not None:
                 pending.alarm.cancel()  # or it would keep the request, which its sender may let wait for years
+            call.lap_at("queue", pending.began or now())  # it may never have begun
             if pending.began:
-                call.lap_at("queue", pending.began)
                 call.lap("compute")
                 call.samples, call.laps, call.batch = work.size, pending.laps, pending.batch
 

@@ -114,11 +114,11 @@ def observe_all(histogram: Histogram, amounts: NDArray[Any]) -> None:
 
 def _count_cut_short(series: RequestSeries, calls: Sequence[Answered]) -> None:
     """Counts, of calls that left the same phases, those that nobody waits for, under the phase that they were in."""
-    left, infers = calls[0].call.left, calls[0].call.statistics is not None
-    waited = ("queue" if infers else "compute") if left[-1:] == ["decode"] else "compute"
+    left = calls[0].call.left
+    phase = "decode" if not left else "compute" if left[-1] == "decode" else left[-1]
     for reason, requests in Counter(one.call.cut_short for one in calls).items():
         if reason:
-            series.count_cut_short(waited if left else "decode", reason, requests)
+            series.count_cut_short(phase, reason, requests)
 
 
 def _durations(calls: Sequence[Call]) -> dict[str, NDArray[np.float64]]:

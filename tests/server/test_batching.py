@@ -120,6 +120,22 @@ async def test_a_deadline_is_read_when_the_batch_is_cut(batcher: Batcher, double
     assert doubler.batches == [[100.0], [3.0]]
 
 
+async def test_whoever_waits_in_vain_has_been_in_the_queue_until_then(batcher: Batcher, doubler: Doubler) -> None:
+    running = await busy(batcher, doubler)
+    late, gone = Call("ModelInfer"), Call("ModelInfer")
+    with pytest.raises(DeadlineExceededError, match="waited"):
+        await batcher.submit(work(1.0, timeout=0.01), late)
+    task = asyncio.create_task(batcher.submit(work(2.0), gone))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (late.left, gone.left) == (["queue"], ["queue"])
+    assert late.phases()["queue"] >= 0.009
+    doubler.go.set()
+    await running
+
+
 async def test_a_full_queue_answers_at_once(batcher: Batcher, doubler: Doubler) -> None:
     await busy(batcher, doubler)
     waiting = [submit(batcher, work(float(i))) for i in range(3)]
