@@ -70,6 +70,16 @@ class Output:
         """Nothing is held back."""
 
 
+class Libraries(logging.Handler):
+    """Makes events of what libraries have to say, with the field `logger`, which would be text between our lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one."""
+        log = structlog.get_logger(record.name)
+        write_one = log.error if record.levelno >= logging.ERROR else log.warning
+        write_one(record.getMessage(), logger=record.name, exc_info=record.exc_info[1] if record.exc_info else None)
+
+
 def configure(level: str, style: str, **fields: Any) -> Levels:
     """Sets the level and the style of all logs of the process.
 
@@ -85,6 +95,7 @@ def configure(level: str, style: str, **fields: Any) -> Levels:
     def with_fields(_logger: object, _method: str, event: Any) -> Any:
         return {**event, **fields}
 
+    logging.basicConfig(handlers=[Libraries()], level=logging.WARNING, force=True)
     levels = Levels.of(level)
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     structlog.configure(

@@ -89,6 +89,26 @@ logs.write([logs.common("warning") | {"event": "dated", "timestamp": "then"}])
     assert (last["event"], last["timestamp"], last["level"]) == ("dated", "then", "warning")
 
 
+def test_what_libraries_have_to_say_is_an_event_too() -> None:
+    script = """
+import logging
+from normserve_server import logs
+logs.configure("info", "json")
+log = logging.getLogger("lib.part")
+log.warning("a %s", "warning")
+log.info("no matter")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("a fault")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    warning, error = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (warning["level"], warning["logger"], warning["event"]) == ("warning", "lib.part", "a warning")
+    assert (error["level"], error["event"], error["exception"][0]["exc_type"]) == ("error", "a fault", "ZeroDivisionError")
+    assert "exception" not in warning
+
+
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_whoever_logs_goes_on_when_nobody_reads(style: str) -> None:
     script = """

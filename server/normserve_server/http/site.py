@@ -65,7 +65,7 @@ class Site:
         if self._registry is None:
             return web.Response(status=404, text="this server records no metrics: it was started with metrics = false\n")
         await self._look()
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encode, content_type = _encoder(request.headers.get("Accept", ""))
         body = await asyncio.to_thread(encode, self._registry)  # thousands of series take milliseconds
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -75,3 +75,11 @@ class Site:
     async def _is_ready(self, _request: web.Request) -> web.Response:
         state = await self._look()
         return web.json_response({"ready": state.ready, "models": state.models}, status=200 if state.ready else 503)
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """Plain text where nobody can tell what is accepted, as of `text/plain; version=x`."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")

@@ -39,6 +39,13 @@ async def test_without_a_page_there_is_none_and_the_rest_is() -> None:
         assert {(await session.get(path)).status for path in ("/metrics", "/health/live", "/health/ready")} == {200}
 
 
+@pytest.mark.parametrize("accepted", ["text/plain; version=abc", "application/openmetrics-text; version=1.x"])
+async def test_whoever_accepts_what_there_is_not_gets_plain_text(accepted: str) -> None:
+    async with site(None) as session:
+        answer = await session.get("/metrics", headers={"Accept": accepted})
+        assert (answer.status, answer.content_type) == (200, "text/plain")
+
+
 @pytest.mark.parametrize("path", PATHS)
 async def test_what_the_page_is_made_of_lets_nothing_in_from_elsewhere(path: str) -> None:
     async with site(Page(Sources(look, describe, None))) as session:
