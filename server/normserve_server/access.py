@@ -6,39 +6,31 @@ Its lines are made for many calls at once. They are made on the event loop, wher
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
-from numpy.typing import NDArray
-
-from normserve_server.calls import Answered, Call, now
+from normserve_server.calls import TOTAL, Answered, Call, Times, now
 
 MAX_ID_CHARACTERS = 256
 
 
-def lines(
-    calls: Sequence[Answered],
-    seconds: NDArray[np.float64],
-    phases: Mapping[str, NDArray[np.float64]],
-    common: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+def lines(calls: Sequence[Answered], times: Times, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Gives the lines of the access log.
 
     Args:
         calls: at least one; to one version by one method, that ended with one code after the same phases.
-        seconds: that each took, shape [n].
-        phases: the seconds in each phase, shape [n].
+        times: that they took.
         common: what all lines have.
     """
     first = calls[0].call
     same = {**common, "event": "access", "model": first.model, "version": first.version, "method": first.method}
     columns: dict[str, Iterable[Any]] = {
         **{name: itertools.repeat(value) for name, value in {**same, "code": calls[0].code.name}.items()},
-        "timestamp": _ends(calls, seconds),
+        "timestamp": _ends(calls),
         "id": [one.call.request_id[:MAX_ID_CHARACTERS] for one in calls],
-        **{f"{part}_us": (times * 1e6).round(1).tolist() for part, times in {**phases, "total": seconds}.items()},
+        **dict(zip([f"{part}_us" for part in times.parts], (times.seconds * 1e6).round(1).tolist(), strict=True)),
         "peer": [readable(one.call.peer) for one in calls],
     }
     names, rows = tuple(columns), zip(*columns.values(), strict=False)  # of what is repeated there is no end
@@ -47,7 +39,7 @@ def lines(
 
 def told(call: Call, code: str, seconds: float) -> dict[str, Any]:
     """Gives the fields of a line: what the call was, how it ended, and its phases and the whole in microseconds."""
-    times = {f"{part}_us": round(time * 1e6, 1) for part, time in {**call.phases(), "total": seconds}.items()}
+    times = {f"{part}_us": round(time * 1e6, 1) for part, time in {**call.phases(), TOTAL: seconds}.items()}
     return _named(call, code) | times | trace(call)
 
 
@@ -79,8 +71,9 @@ def _completed(fields: dict[str, Any], call: Call) -> dict[str, Any]:
     return fields
 
 
-def _ends(calls: Sequence[Answered], seconds: NDArray[np.float64]) -> list[str]:
+def _ends(calls: Sequence[Answered]) -> list[str]:
     """The dates of the ends, as ISO 8601 has them."""
-    ends = np.array([one.call.started for one in calls]) + seconds + (time.time() - now())
-    dates: list[str] = np.datetime_as_string((ends * 1e6).astype("datetime64[us]"), timezone="UTC").tolist()
-    return dates
+    to_unix = time.time() - now()
+    ends = [divmod(round((one.call.started + one.seconds + to_unix) * 1e6), 1_000_000) for one in calls]
+    dates = {second: datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S") for second in {end[0] for end in ends}}
+    return [f"{dates[second]}.{microseconds:06}Z" for second, microseconds in ends]

@@ -5,10 +5,13 @@ import time
 from typing import Any, NamedTuple
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.trace_context import Parent
 
+TOTAL = "total"
 now = time.perf_counter  # the one clock of the service: monotonic, seconds
 
 
@@ -93,6 +96,18 @@ class Answered(NamedTuple):
     seconds: float
     bytes_in: int
     bytes_out: int
+
+
+class Times(NamedTuple):
+    """How long each of some calls took that left the same phases.
+
+    Attributes:
+        parts: `TOTAL`, and then the phases.
+        seconds: shape [parts, calls].
+    """
+
+    parts: tuple[str, ...]
+    seconds: NDArray[np.float64]
 
 
 class Batch:

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import numpy as np
 from normserve_server import access
-from normserve_server.calls import Answered, Batch, Call
+from normserve_server.calls import TOTAL, Answered, Batch, Call, Times
 from normserve_server.trace_context import Parent
 
 PHASES = ("decode", "queue", "compute")
@@ -24,8 +24,8 @@ def answered(*, request_id: str, batch: int = 0, parent: Parent | None = None) -
 
 def test_a_line_of_many_is_what_it_is_alone() -> None:
     calls = [answered(request_id="first"), answered(request_id="x" * 300, batch=8, parent=PARENT)]
-    phases = {phase: np.full(2, 1e-4) for phase in PHASES}
-    first, second = access.lines(calls, np.array([one.seconds for one in calls]), phases, {"level": "info"})
+    times = Times((TOTAL, *PHASES), np.array([[one.seconds for one in calls], *[[1e-4, 1e-4]] * len(PHASES)]))
+    first, second = access.lines(calls, times, {"level": "info"})
     for line, one in zip((first, second), calls, strict=True):
         assert line.items() >= access.told(one.call, "OK", one.seconds).items()
         assert line["total_us"] == 321.0
@@ -37,7 +37,7 @@ def test_a_line_of_many_is_what_it_is_alone() -> None:
 
 def test_a_line_has_the_date_of_the_end() -> None:
     one = answered(request_id="")
-    (line,) = access.lines([one], np.array([one.seconds]), {}, {})
+    (line,) = access.lines([one], Times((TOTAL,), np.array([[one.seconds]])), {})
     assert line["timestamp"].endswith("Z")
     age = datetime.now(UTC) - datetime.fromisoformat(line["timestamp"])
     assert abs(age) < timedelta(seconds=5)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from normserve_server.calls import Answered, Call
 from normserve_server.metrics import SECONDS, Metrics
-from normserve_server.recording import FLUSH_SECONDS, Recorder, observe_all
+from normserve_server.recording import FLUSH_SECONDS, MOST_NOTED, Recorder, observe_all
 from normserve_server.statistics import Laps, Statistics
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry, Histogram
@@ -24,13 +24,16 @@ def samples(registry: CollectorRegistry) -> dict[tuple, float]:
     }
 
 
-@given(st.lists(st.sampled_from(SECONDS) | st.floats(0, 100)))
-def test_many_are_observed_as_they_are_one_by_one(amounts: list[float]) -> None:
+@given(st.lists(st.tuples(*[st.sampled_from(SECONDS) | st.floats(0, 100)] * 2)))
+def test_many_are_observed_as_they_are_one_by_one(pairs: list[tuple[float, float]]) -> None:
     registries = CollectorRegistry(), CollectorRegistry()
-    together, alone = (Histogram("h", "of seconds", buckets=SECONDS, registry=registry) for registry in registries)
-    observe_all(together, np.array(amounts))
-    for amount in amounts:
-        alone.observe(amount)
+    together, alone = (
+        [Histogram(name, "of seconds", buckets=SECONDS, registry=registry) for name in ("g", "h")] for registry in registries
+    )
+    observe_all(together, np.array(pairs).reshape(-1, 2).T)
+    for pair in pairs:
+        for histogram, amount in zip(alone, pair, strict=True):
+            histogram.observe(amount)
     assert samples(registries[0]) == pytest.approx(samples(registries[1]))
     assert [key for key in samples(registries[0]) if "_sum" not in key[0]] == [
         key for key in samples(registries[1]) if "_sum" not in key[0]
@@ -105,3 +108,18 @@ async def test_models_are_kept_apart() -> None:
     recorder.flush()
     counts = {dict(key[1:])["model"]: value for key, value in samples(registry).items() if key[0] == "normserve_requests_total"}
     assert counts == {"a": 2, "b": 1}
+
+
+async def test_so_many_are_recorded_at_once() -> None:
+    statistics = Statistics()
+    recorder = Recorder(Metrics(CollectorRegistry()), Traces())
+    for _ in range(MOST_NOTED - 1):
+        recorder.note(answered(OK, statistics))
+    await asyncio.sleep(0)
+    assert not statistics.success.count
+    for _ in range(2):
+        recorder.note(answered(OK, statistics))
+    await asyncio.sleep(0)
+    assert statistics.success.count == MOST_NOTED + 1
+    recorder.flush()
+    assert statistics.success.count == MOST_NOTED + 1
