@@ -4,7 +4,7 @@ import pytest
 from normserve_server.descriptions import Description, packed, unpacked
 from normserve_server.http import history, overview
 from normserve_server.http.history import POINTS, WINDOWS, History
-from normserve_server.http.readings import read
+from normserve_server.http.readings import Reading, read
 from normserve_server.metrics import Metrics
 from normserve_server.state import State
 from prometheus_client import CollectorRegistry, Gauge
@@ -109,6 +109,32 @@ def test_a_version_that_goes_takes_nothing_away_and_counts_anew_when_it_comes_ba
     shown = service.window()
     assert shown["series"]["requests_per_second"] == [5, 0, 3]
     assert shown["total"]["requests"] == 8
+
+
+def test_a_version_that_comes_back_keeps_what_it_had_in_the_window(service: Service) -> None:
+    """Whether a sample of a window falls into its absence or not, as in that of an hour."""
+    service.answer(1000)
+    service.read()
+    for between in (1, 70):
+        service.metrics.forget("m", "1")
+        service.read(between)
+        service.answer(200)
+        service.read(between)
+    for minutes in (5, 60):
+        assert service.window(minutes, "m/1")["total"]["requests"] == 1400
+
+
+def test_the_files_of_workers_count_on_where_they_were_when_a_version_comes_back(service: Service) -> None:
+    service.history = History(counted_on=True)
+    service.read()
+    service.answer(10)
+    service.read()
+    service.history.add(Reading(service.history.columns), service.at + 1)  # it is left out
+    service.read(2)
+    service.answer(5)
+    service.read()
+    for scope in ("", "m/1"):
+        assert service.window(scope=scope)["series"]["requests_per_second"] == [10, 0, 0, 5]
 
 
 def test_a_counter_that_begins_anew_between_two_readings_is_counted_whole(service: Service) -> None:
