@@ -1,7 +1,7 @@
 """The last hour of the metrics, in a bounded amount of memory.
 
-Each window that can be looked at has a ring of samples of its own: 60 of them, a second apart for a minute, a minute apart for
-an hour. A sample holds totals that only grow, so what happened between two of them is their difference.
+Each window that can be looked at has a ring of about 60 samples of its own: a second apart for a minute, a minute apart for an
+hour. A sample holds totals that only grow, so what happened between two of them is their difference.
 """
 
 from collections import deque
@@ -13,6 +13,7 @@ import numpy as np
 from normserve_server.http.readings import ALL, Columns, Counts, Reading
 
 POINTS = 60
+_SLOTS = 68  # of a ring: steps of 5 s may be 4.5 s long
 WINDOWS = (1, 5, 15, 60)  # minutes
 MAX_SCOPES = 32  # versions with numbers of their own, of about 2 KB a sample; more are in the sum alone
 _EARLY = 0.5  # seconds that a sample may come before its time, because timers are not exact
@@ -51,7 +52,7 @@ class History:
     latest: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        self._rings = {minutes: deque[Sample](maxlen=POINTS + 2) for minutes in WINDOWS}
+        self._rings = {minutes: deque[Sample](maxlen=_SLOTS) for minutes in WINDOWS}
         self._totals: dict[str, Counts] = {}
         self._all: Counts = np.zeros(0)
         self._before: dict[str, Counts] | None = None

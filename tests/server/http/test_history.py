@@ -159,6 +159,15 @@ def test_a_window_is_as_long_as_it_says_and_has_sixty_steps(service: Service, mi
     assert shown["total"]["requests"] == shown["window"]["covered_seconds"]
 
 
+@pytest.mark.parametrize("between", [1.0, 1.15, 1.55, 2.3, 4.6])
+@pytest.mark.parametrize("minutes", WINDOWS)
+def test_a_window_is_covered_however_often_readings_come(service: Service, minutes: int, between: float) -> None:
+    reading = Reading()
+    for number in range(int((minutes + 1) * 60 / between)):
+        service.history.add(reading, service.at + number * between)
+    assert service.window(minutes)["window"]["covered_seconds"] >= minutes * 60 - max(between, minutes)
+
+
 def test_seldom_readings_are_enough(service: Service) -> None:
     for _ in range(100):
         service.answer(10)
@@ -181,7 +190,7 @@ def test_memory_is_bounded_whatever_happens(service: Service, monkeypatch: pytes
     assert service.window()["series"]["requests_per_second"][-1] == len(models)
     rings = [sample for minutes in WINDOWS for sample in service.history.window(minutes)]
     assert max(len(sample.totals) for sample in rings) == 5
-    assert len(rings) <= len(WINDOWS) * (POINTS + 2)
+    assert len(rings) <= len(WINDOWS) * 68
 
 
 def test_what_stands_still_takes_no_memory(service: Service) -> None:
