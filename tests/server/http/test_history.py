@@ -1,5 +1,7 @@
 """The history: what it counts, for how long, and how much it keeps."""
 
+import sys
+
 import pytest
 from normserve_server.descriptions import Description, packed, unpacked
 from normserve_server.http import history, overview
@@ -175,6 +177,28 @@ def test_seldom_readings_are_enough(service: Service) -> None:
     assert service.window(1)["window"]["covered_seconds"] == 60
     assert service.window(1)["total"]["requests_per_second"] == 2
     assert service.window(15)["window"]["covered_seconds"] == 500
+
+
+def test_sixty_points_take_hardly_more_calls_of_functions_than_six(service: Service) -> None:
+    """They are computed at once, because the event loop serves nobody meanwhile."""
+
+    def calls() -> int:
+        called: list[str] = []
+        sys.setprofile(lambda _frame, event, _arg: called.append(event))
+        try:
+            service.window()
+        finally:
+            sys.setprofile(None)
+        return sum(event in {"call", "c_call"} for event in called)
+
+    def calls_with(points: int) -> int:
+        while len(service.history.window(1)) <= points:
+            service.answer(1)
+            service.read()
+        return calls()
+
+    few = calls_with(6)
+    assert calls_with(60) < 2 * few
 
 
 def test_memory_is_bounded_whatever_happens(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
