@@ -85,6 +85,12 @@ def test_series_of_versions_that_are_gone_are_left_out(tmp_path: Path, registry:
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "", "version": "", "method": "ServerLive"}) == 1
 
 
+def test_where_no_version_is_left_there_is_none_of_their_series(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1)
+    models = {sample.labels.get("model", "") for family in Merged(tmp_path, State).collect() for sample in family.samples}
+    assert models == {""}
+
+
 def test_a_version_that_comes_back_has_no_state_and_no_provider_of_before(tmp_path: Path, registry: CollectorRegistry) -> None:
     run(tmp_path, BACK, 0)
     samples = [sample for family in registry.collect() for sample in family.samples if sample.value]
