@@ -266,6 +266,7 @@ class Metrics:
         """Ends the series of a version that is gone, so that versions that come and go do not add up."""
         self.exemplars.forget(model, version)
         self._states.pop((model, version), None)
+        self._set_to_zero(model, version)
         self._remove({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
 
@@ -291,6 +292,14 @@ class Metrics:
         """Has a model's swaps counted from zero: of a series that begins with its first count, nobody sees that one."""
         for outcome in SWAPS:
             self.swaps.labels(model, outcome)
+
+    def _set_to_zero(self, model: str, version: str) -> None:
+        """Sets a version's gauges to 0: a worker's file keeps them, and has them again where the version comes back."""
+        for metric in self._labelled:
+            if isinstance(metric, Gauge):
+                for labels in [*metric._metrics]:
+                    if labels[:2] == (model, version):
+                        metric.labels(*labels).set(0)
 
     def _remove(self, labels: dict[str, str]) -> None:
         with warnings.catch_warnings():

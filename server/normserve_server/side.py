@@ -10,6 +10,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from normserve_server import gpus, service_metrics
 from normserve_server.descriptions import Describe
+from normserve_server.http.history import History
 from normserve_server.http.page import Page, Sources
 from normserve_server.http.readings import NAMES
 from normserve_server.http.sampler import Sampler
@@ -95,7 +96,7 @@ class Alone:
             return self._last
 
         registry = self._registry if self._settings.metrics else None
-        sampler = Sampler(self._registry.restricted_registry(NAMES).collect, looked) if registry else None
+        sampler = Sampler(self._registry.restricted_registry(NAMES).collect, looked, History()) if registry else None
         sources = Sources(looked, _asynchronous(describe), sampler)
         self._site = Site(registry, looked, Page(sources) if self._settings.dashboard else None)
         port = await self._site.start(self._settings.host, self._settings.http_port)

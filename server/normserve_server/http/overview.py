@@ -1,71 +1,24 @@
 """What the page and `normserve top` show, as JSON: docs/operations.md has its fields."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from normserve_server.descriptions import Description
-from normserve_server.http.history import History, Sample, difference, step_seconds
-from normserve_server.http.quantiles import quantile
-from normserve_server.http.readings import BATCH, CODE, REQUEST, SUM, Columns, Counts
+from normserve_server.http.history import History, Sample, step_seconds
+from normserve_server.http.intervals import Intervals
+from normserve_server.http.readings import BATCH, REQUEST, Columns, Counts
 from normserve_server.metrics import PHASES
 from normserve_server.state import State
 
 Json: TypeAlias = dict[str, Any]
 
 TIMES = (REQUEST, *PHASES)
-QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 # What the service could not do; other errors are of those who called.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "DATA_LOSS"})
-
-
-class Interval:
-    """What was counted between two moments.
-
-    Args:
-        columns: where numbers stand in `counts`.
-        counts: the increments.
-        seconds: the interval's length.
-    """
-
-    def __init__(self, columns: Columns, counts: Counts, seconds: float) -> None:
-        self.seconds = seconds
-        self._numbers = {key: float(counts[column]) for key, column in columns.items()}
-
-    @property
-    def codes(self) -> dict[str, float]:
-        """Requests by status code."""
-        return {code: number for (kind, code), number in self._numbers.items() if kind == CODE and number}
-
-    @property
-    def requests(self) -> float:
-        """Those that were answered."""
-        return sum(self.codes.values())
-
-    def per_second(self, number: float) -> float | None:
-        """A number as a rate; None in no time."""
-        return number / self.seconds if self.seconds > 0 else None
-
-    def histogram(self, name: str) -> tuple[list[float], list[float]]:
-        """Upper bounds, and how many were at most each."""
-        numbers = {float(bound): number for (kind, bound), number in self._numbers.items() if kind == name}
-        return sorted(numbers), [numbers[bound] for bound in sorted(numbers)]
-
-    def quantiles(self, name: str) -> dict[str, float | None]:
-        """The percentiles of a histogram."""
-        histogram = self.histogram(name)
-        return {label: quantile(q, *histogram) for label, q in QUANTILES.items()}
-
-    def mean(self, name: str) -> float | None:
-        """The mean of a histogram's observations."""
-        _, counts = self.histogram(name)
-        return self._numbers.get((SUM, name), 0.0) / counts[-1] if counts and counts[-1] else None
-
-    def summary(self, name: str) -> Json:
-        """Percentiles, mean and number of a histogram's observations."""
-        _, counts = self.histogram(name)
-        return {**self.quantiles(name), "mean": self.mean(name), "count": counts[-1] if counts else 0}
 
 
 def window(history: History, minutes: int, scope: str) -> Json:
@@ -77,7 +30,6 @@ def window(history: History, minutes: int, scope: str) -> Json:
         scope: "model/version"; empty for all.
     """
     samples = history.window(minutes)
-    intervals = [_interval(history.columns, older, newer, scope) for older, newer in pairwise(samples)]
     return {
         "window": {
             "minutes": minutes,
@@ -86,13 +38,13 @@ def window(history: History, minutes: int, scope: str) -> Json:
             "of": scope,
         },
         "now": _service(samples[-1].gauges) if samples else {},
-        "total": _total(_whole(history, samples, scope)),
-        "series": _series(samples, intervals),
+        "total": _total(_whole(history.columns, samples, [scope])),
+        "series": _series(samples, _steps(history.columns, samples, scope)),
         "gpus": _gpus(samples),
     }
 
 
-def models(history: History, minutes: int, descriptions: Iterable[Description], state: State) -> list[Json]:
+def models(history: History, minutes: int, descriptions: Sequence[Description], state: State) -> list[Json]:
     """Each version: what is told of it, and its numbers in the window.
 
     Args:
@@ -101,86 +53,123 @@ def models(history: History, minutes: int, descriptions: Iterable[Description], 
         descriptions: what is told.
         state: of the service; a version's state in it goes before the one that a single process tells.
     """
-    samples = history.window(minutes)
-    return [_model(history, samples, each, state.models) for each in descriptions]
+    names = [f"{each.model}/{each.version}" for each in descriptions]
+    seen = _whole(history.columns, history.window(minutes), names)
+    return [
+        {
+            **_told(told),
+            "state": state.models.get(name, told.state),
+            "load_seconds": history.latest.load_seconds.get(name),
+            "requests_per_second": rate,
+            "server_error_ratio": errors,
+            "latency_seconds": latency,
+        }
+        for name, told, rate, errors, latency in zip(
+            names,
+            descriptions,
+            _numbers(seen.per_second(seen.requests)),
+            _numbers(seen.share(SERVER_FAULTS)),
+            _rows(seen.quantiles(REQUEST)),
+            strict=True,
+        )
+    ]
 
 
-def _model(history: History, samples: Sequence[Sample], told: Description, states: Mapping[str, str]) -> Json:
-    name = f"{told.model}/{told.version}"
-    seen = _whole(history, samples, name)
+def _told(told: Description) -> Json:
     return {
         "model": told.model,
         "version": told.version,
-        "state": states.get(name, told.state),
         "reason": told.reason,
         "built_in": told.built_in,
         "provider": told.provider,
-        "load_seconds": history.latest.load_seconds.get(name),
         "batch_norms": {**told.batch_norms},
         "left_because": {**told.left_because},
         "left": [*told.left],
         "errors": {**told.errors},
-        "requests_per_second": seen.per_second(seen.requests),
-        "server_error_ratio": _ratio(seen, SERVER_FAULTS),
-        "latency_seconds": seen.quantiles(REQUEST),
     }
 
 
-def _whole(history: History, samples: Sequence[Sample], scope: str) -> Interval:
+def _whole(columns: Columns, samples: Sequence[Sample], scopes: Sequence[str]) -> Intervals:
+    """From the first sample to the last, of each scope."""
     if not samples:
-        return Interval(history.columns, difference(None, None, len(history.columns)), 0)
-    return _interval(history.columns, samples[0], samples[-1], scope)
+        return Intervals(columns, np.zeros((len(scopes), len(columns))), np.zeros(len(scopes)))
+    first, last = (
+        _side_by_side(columns, [sample.totals.get(scope) for scope in scopes]) for sample in (samples[0], samples[-1])
+    )
+    return Intervals(columns, (last - first).clip(min=0), np.full(len(scopes), samples[-1].at - samples[0].at))
 
 
-def _interval(columns: Columns, older: Sample, newer: Sample, scope: str) -> Interval:
-    counts = difference(newer.totals.get(scope), older.totals.get(scope), len(columns))
-    return Interval(columns, counts.clip(min=0), newer.at - older.at)
+def _steps(columns: Columns, samples: Sequence[Sample], scope: str) -> Intervals:
+    """From each sample to the next, of one scope."""
+    totals = _side_by_side(columns, [sample.totals.get(scope) for sample in samples])
+    return Intervals(columns, np.diff(totals, axis=0).clip(min=0), np.diff([sample.at for sample in samples]))
 
 
-def _total(whole: Interval) -> Json:
-    codes = whole.codes
+def _side_by_side(columns: Columns, totals: Sequence[Counts | None]) -> Counts:
+    """Totals, of which older ones may have fewer columns, or be none at all; shape [totals, columns]."""
+    together = np.zeros((len(totals), len(columns)))
+    for row, counts in zip(together, totals, strict=True):
+        if counts is not None:
+            row[: len(counts)] = counts
+    return together
+
+
+def _total(whole: Intervals) -> Json:
+    others = whole.codes.keys() - SERVER_FAULTS - {"OK"}
     return {
-        "requests": whole.requests,
-        "requests_per_second": whole.per_second(whole.requests),
-        "codes": codes,
-        "server_error_ratio": _ratio(whole, SERVER_FAULTS),
-        "caller_error_ratio": _ratio(whole, codes.keys() - SERVER_FAULTS - {"OK"}),
-        "latency_seconds": {name: whole.summary(name) for name in TIMES},
-        "batch_size": whole.summary(BATCH),
+        "requests": _number(whole.requests),
+        "requests_per_second": _number(whole.per_second(whole.requests)),
+        "codes": {code: _number(numbers) for code, numbers in whole.codes.items()},
+        "server_error_ratio": _number(whole.share(SERVER_FAULTS)),
+        "caller_error_ratio": _number(whole.share(others)),
+        "latency_seconds": {name: _summary(whole, name) for name in TIMES},
+        "batch_size": _summary(whole, BATCH),
         "batch_sizes": _batch_sizes(whole),
     }
 
 
-def _batch_sizes(whole: Interval) -> list[Json]:
+def _summary(whole: Intervals, name: str) -> Json:
+    """Percentiles, mean and number of a histogram's observations."""
+    (percentiles,) = _rows(whole.quantiles(name))
+    return {**percentiles, "mean": _number(whole.mean(name)), "count": _number(whole.count(name))}
+
+
+def _batch_sizes(whole: Intervals) -> list[Json]:
     """How many batches were in each bucket."""
     bounds, counts = whole.histogram(BATCH)
-    edges = pairwise([(0.0, 0.0), *zip(bounds, counts, strict=True)])
+    edges = pairwise([(0.0, 0.0), *zip(bounds, *counts.tolist(), strict=True)])
     return [
         {"from": low + 1, "to": None if high == float("inf") else high, "batches": up_to - below}
         for (low, below), (high, up_to) in edges
     ]
 
 
-def _series(samples: Sequence[Sample], intervals: Sequence[Interval]) -> Json:
+def _series(samples: Sequence[Sample], steps: Intervals) -> Json:
     ends = samples[1:]
-    codes = sorted({code for interval in intervals for code in interval.codes})
     return {
         "age_seconds": [samples[-1].at - sample.at for sample in ends],
-        "requests_per_second": [each.per_second(each.requests) for each in intervals],
-        "codes_per_second": {code: [each.per_second(each.codes.get(code, 0.0)) for each in intervals] for code in codes},
-        "latency_seconds": {name: _columns(each.quantiles(name) for each in intervals) for name in TIMES},
-        "batch_size": [each.mean(BATCH) for each in intervals],
+        "requests_per_second": _numbers(steps.per_second(steps.requests)),
+        "codes_per_second": {code: _numbers(steps.per_second(numbers)) for code, numbers in steps.codes.items()},
+        "latency_seconds": {name: {label: _numbers(times) for label, times in steps.quantiles(name).items()} for name in TIMES},
+        "batch_size": _numbers(steps.mean(BATCH)),
         "in_flight": [sample.gauges.get("in_flight") for sample in ends],
         "queue_depth": [sample.gauges.get("queue_depth") for sample in ends],
     }
 
 
-def _columns(rows: Iterable[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
-    columns: dict[str, list[float | None]] = {name: [] for name in QUANTILES}
-    for row in rows:
-        for name, value in row.items():
-            columns[name].append(value)
-    return columns
+def _rows(columns: Mapping[str, Counts]) -> list[dict[str, float | None]]:
+    """A dictionary for each of n places."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*map(_numbers, columns.values()), strict=True)]
+
+
+def _numbers(values: Counts) -> list[float | None]:
+    """As JSON has them, which has no NaN."""
+    return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - NaN alone is not itself
+
+
+def _number(values: Counts) -> float | None:
+    """The only one."""
+    return _numbers(values)[0]
 
 
 def _gpus(samples: Sequence[Sample]) -> list[Json]:
@@ -198,8 +187,3 @@ def _gpus(samples: Sequence[Sample]) -> list[Json]:
 
 def _service(gauges: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in gauges.items() if not name.startswith("gpu/")}
-
-
-def _ratio(seen: Interval, codes: Iterable[str]) -> float | None:
-    requests = seen.requests
-    return sum(seen.codes.get(code, 0.0) for code in codes) / requests if requests else None

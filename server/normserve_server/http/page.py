@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -53,6 +54,7 @@ class Page:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._charts = _charts()
+        self._version = importlib.metadata.version("normserve")
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -93,7 +95,8 @@ class Page:
         scope = request.query.get("model", "")
         if scope and scope not in names:
             return web.Response(status=404, text=f"model: there is no '{scope}'; there are {', '.join(names) or 'none'}\n")
-        return web.json_response(self._answer(int(minutes), scope, state, descriptions))
+        answer = self._answer(int(minutes), scope, state, descriptions)
+        return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
     def _answer(self, minutes: int, scope: str, state: State, descriptions: Sequence[Description]) -> overview.Json:
         sampler = self._sources.sampler
@@ -102,7 +105,7 @@ class Page:
             sampler.note_reader()
         return {
             "server": {
-                "version": importlib.metadata.version("normserve"),
+                "version": self._version,
                 "ready": state.ready,
                 "recording": sampler is not None,
                 "charts": self._charts is not None,

@@ -30,13 +30,14 @@ class Sampler:
     Args:
         collect: gives the metrics, as they are scraped; called in a thread.
         look: brings the metrics up to date, and gives the service's state.
+        history: what is filled.
 
     Attributes:
-        history: what has been read.
+        history: likewise.
     """
 
-    def __init__(self, collect: Callable[[], Iterable[Metric]], look: Callable[[], Awaitable[State]]) -> None:
-        self.history = History()
+    def __init__(self, collect: Callable[[], Iterable[Metric]], look: Callable[[], Awaitable[State]], history: History) -> None:
+        self.history = history
         self._collect = collect
         self._look = look
         self._asked = -PATIENCE_SECONDS

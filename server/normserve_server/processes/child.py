@@ -13,7 +13,7 @@ from normserve_server.descriptions import Description
 from normserve_server.processes import outcome, place
 from normserve_server.processes.outcome import Outcome
 from normserve_server.processes.place import CHANNEL_OPTIONS, WORKER, Ask, Place
-from normserve_server.state import State, unpacked
+from normserve_server.state import UNKNOWN, State, unpacked
 
 LOOK_SECONDS = 1.0  # a worker whose loop is not free for so long does not answer health checks in time
 
@@ -39,6 +39,7 @@ class Child:
         self.place = place
         self.met = False
         self.opened: float | None = None
+        self._versions: list[str] = []
         self._process = process
         self._channel = grpc.aio.insecure_channel(place.private, options=CHANNEL_OPTIONS)
 
@@ -62,11 +63,14 @@ class Child:
         self.opened = now()
 
     async def state(self) -> State | None:
-        """Its state; not ready where it does not answer in `LOOK_SECONDS`, None where it has died."""
+        """Its state; where it does not answer in `LOOK_SECONDS`, those of its versions are unknown; None where it has died."""
         try:
-            return unpacked(await self._call("State", within_seconds=LOOK_SECONDS))
+            state = unpacked(await self._call("State", within_seconds=LOOK_SECONDS))
         except grpc.aio.AioRpcError as error:
-            return None if error.code() is grpc.StatusCode.UNAVAILABLE else State()
+            silent = State(models=dict.fromkeys(self._versions, UNKNOWN))
+            return None if error.code() is grpc.StatusCode.UNAVAILABLE else silent
+        self._versions = [*state.models]
+        return state
 
     async def described(self) -> list[Description] | None:
         """What it tells of each version; None where it does not answer in `LOOK_SECONDS`."""

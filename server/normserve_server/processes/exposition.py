@@ -38,7 +38,7 @@ class Merged(Collector):
         versions = state.models.keys()
         known = {"", *versions, *(name.rpartition("/")[0] for name in versions)}
         for family in self._read():
-            family.samples = [sample for sample in family.samples if not versions or _about(sample) in known]
+            family.samples = [sample for sample in family.samples if _about(sample) in known]
             if family.name == REQUEST_SECONDS and state.exemplars:
                 exemplars.attach(family, state.exemplars)
             yield family

@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from normserve_server import gpus, service_metrics
 from normserve_server.descriptions import Description
+from normserve_server.http.history import History
 from normserve_server.http.page import Page, Sources
 from normserve_server.http.sampler import Sampler
 from normserve_server.http.site import Site
@@ -58,7 +59,7 @@ class Supervisor:
         registry = CollectorRegistry()
         self._restarts = service_metrics.workers(registry, lambda: len(self._open()))
         self._register(registry)
-        sampler = Sampler(registry.collect, self._look) if settings.metrics else None
+        sampler = Sampler(registry.collect, self._look, History(counted_on=True)) if settings.metrics else None
         page = Page(Sources(self._look, self._describe, sampler)) if settings.dashboard else None
         self._site = Site(registry if settings.metrics else None, self._look, page)
 

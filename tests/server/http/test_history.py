@@ -1,10 +1,12 @@
 """The history: what it counts, for how long, and how much it keeps."""
 
+import sys
+
 import pytest
 from normserve_server.descriptions import Description, packed, unpacked
 from normserve_server.http import history, overview
 from normserve_server.http.history import POINTS, WINDOWS, History
-from normserve_server.http.readings import read
+from normserve_server.http.readings import Reading, read
 from normserve_server.metrics import Metrics
 from normserve_server.state import State
 from prometheus_client import CollectorRegistry, Gauge
@@ -111,6 +113,32 @@ def test_a_version_that_goes_takes_nothing_away_and_counts_anew_when_it_comes_ba
     assert shown["total"]["requests"] == 8
 
 
+def test_a_version_that_comes_back_keeps_what_it_had_in_the_window(service: Service) -> None:
+    """Whether a sample of a window falls into its absence or not, as in that of an hour."""
+    service.answer(1000)
+    service.read()
+    for between in (1, 70):
+        service.metrics.forget("m", "1")
+        service.read(between)
+        service.answer(200)
+        service.read(between)
+    for minutes in (5, 60):
+        assert service.window(minutes, "m/1")["total"]["requests"] == 1400
+
+
+def test_the_files_of_workers_count_on_where_they_were_when_a_version_comes_back(service: Service) -> None:
+    service.history = History(counted_on=True)
+    service.read()
+    service.answer(10)
+    service.read()
+    service.history.add(Reading(service.history.columns), service.at + 1)  # it is left out
+    service.read(2)
+    service.answer(5)
+    service.read()
+    for scope in ("", "m/1"):
+        assert service.window(scope=scope)["series"]["requests_per_second"] == [10, 0, 0, 5]
+
+
 def test_a_counter_that_begins_anew_between_two_readings_is_counted_whole(service: Service) -> None:
     service.answer(5)
     service.read()
@@ -133,6 +161,15 @@ def test_a_window_is_as_long_as_it_says_and_has_sixty_steps(service: Service, mi
     assert shown["total"]["requests"] == shown["window"]["covered_seconds"]
 
 
+@pytest.mark.parametrize("between", [1.0, 1.15, 1.55, 2.3, 4.6])
+@pytest.mark.parametrize("minutes", WINDOWS)
+def test_a_window_is_covered_however_often_readings_come(service: Service, minutes: int, between: float) -> None:
+    reading = Reading()
+    for number in range(int((minutes + 1) * 60 / between)):
+        service.history.add(reading, service.at + number * between)
+    assert service.window(minutes)["window"]["covered_seconds"] >= minutes * 60 - max(between, minutes)
+
+
 def test_seldom_readings_are_enough(service: Service) -> None:
     for _ in range(100):
         service.answer(10)
@@ -140,6 +177,28 @@ def test_seldom_readings_are_enough(service: Service) -> None:
     assert service.window(1)["window"]["covered_seconds"] == 60
     assert service.window(1)["total"]["requests_per_second"] == 2
     assert service.window(15)["window"]["covered_seconds"] == 500
+
+
+def test_sixty_points_take_hardly_more_calls_of_functions_than_six(service: Service) -> None:
+    """They are computed at once, because the event loop serves nobody meanwhile."""
+
+    def calls() -> int:
+        called: list[str] = []
+        sys.setprofile(lambda _frame, event, _arg: called.append(event))
+        try:
+            service.window()
+        finally:
+            sys.setprofile(None)
+        return sum(event in {"call", "c_call"} for event in called)
+
+    def calls_with(points: int) -> int:
+        while len(service.history.window(1)) <= points:
+            service.answer(1)
+            service.read()
+        return calls()
+
+    few = calls_with(6)
+    assert calls_with(60) < 2 * few
 
 
 def test_memory_is_bounded_whatever_happens(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +214,7 @@ def test_memory_is_bounded_whatever_happens(service: Service, monkeypatch: pytes
     assert service.window()["series"]["requests_per_second"][-1] == len(models)
     rings = [sample for minutes in WINDOWS for sample in service.history.window(minutes)]
     assert max(len(sample.totals) for sample in rings) == 5
-    assert len(rings) <= len(WINDOWS) * (POINTS + 2)
+    assert len(rings) <= len(WINDOWS) * 68
 
 
 def test_what_stands_still_takes_no_memory(service: Service) -> None:

@@ -11,15 +11,18 @@ from normserve_server.state import State
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
-WRITER = """
+BEGIN = """
 import sys
 from types import SimpleNamespace
 from normserve_server.processes.worker import _record_by_slot
-slot, ready = int(sys.argv[1]), int(sys.argv[2])
+slot = int(sys.argv[1])
 _record_by_slot(SimpleNamespace(slot=slot, settings=SimpleNamespace(metrics=True)))
 from prometheus_client import CollectorRegistry
 from normserve_server.metrics import Metrics, Queue
 metrics = Metrics(CollectorRegistry())
+"""
+CALLED = """
+ready = int(sys.argv[2])
 series = metrics.series("m", "1", "ModelInfer")
 series.count("OK")
 series.duration.observe(0.001)
@@ -31,12 +34,24 @@ metrics.queue("m", "1", Queue(slot + 1, slot + 1.0, 1 - slot))
 for model in ("m", "old"):
     metrics.swaps.labels(model, "done").inc()
 """
+BACK = """
+for state in ("LOADING", "READY", "UNLOADING"):
+    metrics.state("m", "1", state)
+metrics.provider.labels("m", "1", "CUDAExecutionProvider").set(1)
+metrics.forget("m", "1")
+metrics.state("m", "1", "READY")
+metrics.provider.labels("m", "1", "CPUExecutionProvider").set(1)
+"""
 OK = {"model": "m", "version": "1", "method": "ModelInfer", "code": "OK"}
 M = {"model": "m", "version": "1"}
 
 
 def write(folder: Path, slot: int, ready: int) -> None:
-    command = [sys.executable, "-c", WRITER, str(slot), str(ready)]
+    run(folder, CALLED, slot, ready)
+
+
+def run(folder: Path, script: str, *arguments: int) -> None:
+    command = [sys.executable, "-c", BEGIN + script, *map(str, arguments)]
     subprocess.run(command, check=True, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)})
 
 
@@ -68,6 +83,19 @@ def test_series_of_versions_that_are_gone_are_left_out(tmp_path: Path, registry:
     write(tmp_path, 0, 1)
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "old"}) is None
     assert registry.get_sample_value("normserve_requests_total", OK | {"model": "", "version": "", "method": "ServerLive"}) == 1
+
+
+def test_where_no_version_is_left_there_is_none_of_their_series(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1)
+    models = {sample.labels.get("model", "") for family in Merged(tmp_path, State).collect() for sample in family.samples}
+    assert models == {""}
+
+
+def test_a_version_that_comes_back_has_no_state_and_no_provider_of_before(tmp_path: Path, registry: CollectorRegistry) -> None:
+    run(tmp_path, BACK, 0)
+    samples = [sample for family in registry.collect() for sample in family.samples if sample.value]
+    told = {sample.labels.get("state") or sample.labels.get("provider") for sample in samples}
+    assert told == {"READY", "CPUExecutionProvider"}
 
 
 def test_depths_add_up_and_of_ages_and_fullness_the_highest_counts(tmp_path: Path, registry: CollectorRegistry) -> None:
