@@ -19,6 +19,7 @@ from normserve_server.unrecorded import UnrecordedCounter, UnrecordedGauge, Unre
 
 PHASES = ("decode", "queue", "compute", "encode")
 SWAPS = ("done", "failed")
+FAULTS = ("INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")  # the server's, of the codes that it gives
 NORMALIZER_ERRORS = ("unavailable", "full", "overloaded")
 
 # 100 us to 30 s: steps of about 1.5 to 2.5, so that a percentile read off the histogram is within its bucket.
@@ -68,6 +69,8 @@ class RequestSeries:
         self.bytes_out = metrics.response_bytes.labels(*labels)
         self.phases = {phase: metrics.phase_seconds.labels(*labels, phase) for phase in PHASES}
         self._batch_size = metrics.batch_size
+        for code in FAULTS:  # from the start, so that the first one is a rise
+            self.count(code, 0)
 
     @functools.cached_property
     def batch_size(self) -> Histogram:

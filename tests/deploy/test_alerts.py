@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from metrics_table import documented
+from normserve_proto import normalization_pb2, normalizers_pb2, open_inference_pb2
+from normserve_server.http.readings import METHODS
 from normserve_server.metrics import SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,18 @@ def test_the_same_codes_are_the_server_s_fault_everywhere() -> None:
     codes = {"|".join(re.split(r",\s+", told)), *re.findall(r'code=~"([\w|]+)"', " ".join(rule["expr"] for rule in RULES))}
     assert len(codes) == 1
     assert codes.pop() in (ROOT / "docs/operations.md").read_text()
+
+
+def test_the_requests_that_compute_are_those_of_the_page() -> None:
+    services = (open_inference_pb2, normalization_pb2, normalizers_pb2)
+    methods = {m.name for file in services for service in file.DESCRIPTOR.services_by_name.values() for m in service.methods}
+    counted = [
+        re.findall(r'requests_total\{method=~"([^"]+)"', rule["expr"]) for rule in RULES if "requests_total" in rule["expr"]
+    ]
+    (pattern,) = {pattern for patterns in counted for pattern in patterns}
+    assert {method for method in methods if re.fullmatch(pattern, method)} == METHODS
+    assert all(rule["expr"].count("requests_total") == rule["expr"].count(pattern) for rule in RULES)
+    assert all(method in paragraphs()["the-two-objectives"] for method in METHODS)
 
 
 def test_prometheus_loads_the_rules_from_where_the_composition_mounts_them() -> None:

@@ -119,7 +119,7 @@ def test_the_service_stays_ready_while_a_worker_is_replaced(server: RunningServe
 
 
 def test_workers_name_themselves_in_the_log(server: RunningServer) -> None:
-    assert {'"worker": 0', '"worker": 1'} <= set(re.findall(r'"worker": \d', server.log))
+    assert {'"worker":0', '"worker":1'} <= set(re.findall(r'"worker":\d', server.log))
 
 
 def test_open_files_are_as_many_as_the_system_gives(server: RunningServer) -> None:
@@ -168,7 +168,7 @@ def test_a_replacement_that_serves_less_takes_no_calls(digits_repository: Path, 
     with running_server(tmp_path / "r", arguments=arguments) as server:
         (tmp_path / "r" / "digits").rename(tmp_path / "r" / ".hidden")
         os.kill(children(server.process.pid)[0], signal.SIGKILL)
-        until(lambda: '"missing": ["digits/1"]' in server.log)
+        until(lambda: '"missing":["digits/1"]' in server.log)
         assert value(server, "normserve_workers") == 1
         assert '"ready": true' in get(server, "/health/ready")
         for _ in range(8):
@@ -176,7 +176,7 @@ def test_a_replacement_that_serves_less_takes_no_calls(digits_repository: Path, 
                 infer(GRPCInferenceServiceStub(channel))
         (tmp_path / "r" / ".hidden").rename(tmp_path / "r" / "digits")
         until(lambda: value(server, "normserve_workers") == 2)
-        assert "Traceback" not in server.log
+        assert not re.search('Traceback|"exception"', server.log)
 
 
 def test_workers_do_not_outlive_their_supervisor(digits_repository: Path, cache_dir: Path) -> None:

@@ -1,13 +1,18 @@
 """What is recorded, and that nothing is where nothing is to be."""
 
+from pathlib import Path
+
 import grpc
 from normserve_server import service_metrics
 from normserve_server.calls import Answered, Call
-from normserve_server.metrics import Metrics
+from normserve_server.errors import CODES, status_of
+from normserve_server.metrics import FAULTS, Metrics
 from normserve_server.recording import Recorder
 from normserve_server.state import State
 from normserve_server.tracing import Traces
 from prometheus_client import CollectorRegistry, generate_latest
+
+RECORDING = (Path(__file__).parents[2] / "deploy/prometheus/rules/recording.yml").read_text()
 
 
 def write(written: Metrics) -> None:
@@ -42,6 +47,16 @@ def test_on_means_that_it_is() -> None:
     write(Metrics(registry))
     values = [sample.value for family in registry.collect() for sample in family.samples if sample.labels.get("model") == "m"]
     assert {1.0, 5.0, 0.5, 3.0} <= set(values)
+
+
+def test_the_servers_faults_are_counted_from_zero() -> None:
+    registry = CollectorRegistry()
+    write(Metrics(registry))
+    counts = {s.labels["code"]: s.value for f in registry.collect() for s in f.samples if s.name == "normserve_requests_total"}
+    assert counts == {"OK": 1, **dict.fromkeys(FAULTS, 0)}
+    faults = set(RECORDING.partition('code=~"')[2].partition('"')[0].split("|"))
+    given = {code.name for codes in CODES.values() for code in codes.values()} | {status_of(Exception())[0].name}
+    assert set(FAULTS) == faults & given
 
 
 def test_what_is_in_flight_is_asked_for_when_it_is_shown() -> None:

@@ -80,7 +80,7 @@ class Service:
             sample.labels["code"]: sample.value
             for metric in samples
             for sample in metric.samples
-            if sample.name == "normserve_requests_total"
+            if sample.name == "normserve_requests_total" and sample.value
         }
 
 
