@@ -1,9 +1,10 @@
 """Tensors in a device's memory, how they come there, and how they come back.
 
-All that one call does there is ordered on one lane, so nothing in it waits for anything but the host at the end.
+All that one call does there is ordered on one lane, so nothing in it waits for anything but the host at the end. Where the
+device's memory is the host's, nothing is copied.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
@@ -16,11 +17,10 @@ from normserve_server.accelerators.interface import Accelerator, Lane, Memory
 
 T = TypeVar("T")
 
-TYPES = {
-    DTYPES["FP16"]: torch.float16,
-    DTYPES["BF16"]: torch.bfloat16,
-    DTYPES["FP32"]: torch.float32,
-    DTYPES["FP64"]: torch.float64,
+TYPES: Mapping[np.dtype[Any], torch.dtype] = {
+    dtype: torch.bfloat16 if name == "BF16" else torch.from_numpy(np.empty(0, dtype)).dtype
+    for name, dtype in DTYPES.items()
+    if name != "BYTES"
 }
 _DTYPES = {kind: dtype for dtype, kind in TYPES.items()}
 
@@ -39,17 +39,21 @@ class Crossing:
         self._held: list[Any] = []
 
     def put(self, array: Array) -> "DeviceTensor":
-        """Orders the copy of an array of floats to the device.
+        """Orders the copy of an array, of any dtype but strings, to the device.
 
         Raises:
             DeviceMemoryError: there is no room.
         """
-        staged = self._accelerator.staging(array.nbytes).view(array.dtype).reshape(array.shape)
-        np.copyto(staged, array)
+        array = np.require(array, requirements=("C", "A"))
+        if not self._accelerator.apart:
+            self._held.append(array)
+            return DeviceTensor(_of_bytes(torch.from_numpy(_bytes(array)), array), self)
+        staged = self._accelerator.staging(array.nbytes)
+        np.copyto(staged, _bytes(array))
         memory = self._accelerator.memory(array.nbytes)
         self._held += [staged, memory]
         self._lane.copy_in(memory, staged)
-        return DeviceTensor(viewed(memory).view(TYPES[array.dtype]).view(array.shape), self)
+        return DeviceTensor(_of_bytes(viewed(memory), array), self)
 
     def run(self, compute: Callable[[], T]) -> T:
         """Calls what orders kernels, behind all that has been put."""
@@ -59,9 +63,13 @@ class Crossing:
         return results[0]
 
     def fetch(self, given: "DeviceTensor") -> Array:
-        """Orders the copy of a tensor to the host; the array is filled when the crossing ends."""
+        """Orders the copy of a tensor to the host; the array, which is nobody else's, is filled when the crossing ends."""
         tensor, device = self.run(given.tensor.contiguous), self._accelerator.device
-        array: Array = self._accelerator.staging(tensor.nbytes).view(given.dtype).reshape(tensor.shape)
+        if not self._accelerator.apart:
+            array = tensor.view(-1).view(torch.uint8).numpy().view(given.dtype).reshape(tensor.shape)
+            shared = any(isinstance(held, np.ndarray) and np.may_share_memory(array, held) for held in self._held)
+            return array.copy() if shared else array
+        array = self._accelerator.staging(tensor.nbytes).view(given.dtype).reshape(tensor.shape)
         self._held.append(array)
         self._lane.copy_out(array, Memory(tensor.data_ptr(), tensor.nbytes, tensor.device.type, device.index, tensor))
         return array
@@ -82,7 +90,7 @@ class DeviceTensor:
     """A tensor in a device's memory.
 
     Attributes:
-        tensor: float16, bfloat16, float32 or float64.
+        tensor: contiguous, of any dtype that the wire has.
         crossing: with what it came there, and goes.
     """
 
@@ -105,11 +113,6 @@ def crossing(accelerator: Accelerator, lane: Lane) -> Iterator[Crossing]:
         made.end()
 
 
-def takes(dtype: np.dtype[Any]) -> bool:
-    """Whether tensors of this dtype can be on a device."""
-    return dtype in TYPES
-
-
 def viewed(memory: Memory) -> torch.Tensor:
     """A device's memory as uint8 [nbytes], where it is; the tensor keeps it."""
     cells = _Cells(memory)
@@ -125,3 +128,12 @@ class _Cells:
         self._memory = memory
         cells = {"shape": (memory.nbytes,), "typestr": "|u1", "data": (memory.pointer, False), "version": 3}
         setattr(self, "__array_interface__" if memory.kind == "cpu" else "__cuda_array_interface__", cells)
+
+
+def _bytes(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _of_bytes(cells: torch.Tensor, array: Array) -> torch.Tensor:
+    """The bytes as a tensor of an array's dtype and shape."""
+    return cells.view(TYPES[array.dtype]).view(array.shape)

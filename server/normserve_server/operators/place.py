@@ -5,16 +5,17 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
-from normserve_proto.tensors import Array
+from normserve_proto.tensors import DTYPES, Array
 
 from normserve_server.accelerators.interface import Accelerator
 from normserve_server.operators.arrays import Normalized
-from normserve_server.operators.device import crossing, takes
+from normserve_server.operators.device import crossing
 
 Compute: TypeAlias = Callable[[Any], Normalized[Any]]  # gives its output where its input is
 
 # For less, the way there and back is taken to cost more than what is gained. Nobody has measured it on a GPU.
 LEAST_BYTES = 2**20
+_FLOATS = frozenset(DTYPES[name] for name in ("FP16", "BF16", "FP32", "FP64"))
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ class Place:
 
     def takes(self, x: Array) -> bool:
         """Whether the device computes what has this input."""
-        return self._cross is not None and x.nbytes >= LEAST_BYTES and takes(x.dtype)
+        return self._cross is not None and x.nbytes >= LEAST_BYTES and x.dtype in _FLOATS
 
     def run(self, x: Array, compute: Compute) -> Normalized[Array]:
         """Computes with `x`, on the device or, where that fails, here.
