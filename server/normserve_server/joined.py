@@ -10,9 +10,8 @@ from typing import Any, Protocol
 from normserve_proto.tensors import Array
 
 from normserve_server.accelerators.interface import Accelerator, Lane
-from normserve_server.errors import InternalError
 from normserve_server.operators import Compute
-from normserve_server.operators.device import Crossing, DeviceTensor, crossing
+from normserve_server.operators.device import DeviceTensor, crossing
 from normserve_server.operators.handover import to_tensor, to_value
 from normserve_server.servable import Signature
 
@@ -68,11 +67,14 @@ class Joined:
             InvalidRequestError: an operator refuses a tensor.
             InternalError: onnxruntime failed on these inputs, or the device has no room for them.
         """
-        with self._turn, crossing(self._session.accelerator, self._session.lane) as way:
-            values = {name: to_value(self._prepared(name, way.put(array)).tensor) for name, array in inputs.items()}
-            outputs = way.run(lambda: [to_tensor(value) for value in self._session.run_values(values)])
-            return [way.fetch(self._finished(operator, output, way)) for operator, output in zip(self._behind, outputs, strict=True)]
+        session = self._session
+        with self._turn, crossing(session.accelerator, session.lane) as way:
+            values = {name: to_value(_applied(self._before.get(name), way.put(array)).tensor) for name, array in inputs.items()}
+            outputs = way.run(lambda: [DeviceTensor(to_tensor(value), way) for value in session.run_values(values)])
+            finished = [_applied(operator, output) for operator, output in zip(self._behind, outputs, strict=True)]
+            return [way.fetch(output) for output in finished]
 
-    def _prepared(self, name: str, given: DeviceTensor) -> DeviceTensor:
-        operator = self._before.get(name)
-        return _applied(operator, given) if operator else given
+
+def _applied(operator: Compute | None, given: DeviceTensor) -> DeviceTensor:
+    output: DeviceTensor = operator(given).output if operator else given
+    return output

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_c
-from torch.utils.dlpack import from_dlpack, to_dlpack
+from torch import to_dlpack
+from torch.utils.dlpack import from_dlpack
 
 
 def to_value(tensor: torch.Tensor) -> Any:
