@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_c
-from torch import to_dlpack
-from torch.utils.dlpack import from_dlpack
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined] # imported there without saying so
 
 
 def to_value(tensor: torch.Tensor) -> Any:
