@@ -8,7 +8,7 @@ from pathlib import Path
 
 from normserve_proto import open_inference_pb2 as pb
 
-from normserve_server import config_completion, devices, opening, preparation
+from normserve_server import config_completion, devices, opening, placement, preparation
 from normserve_server.balancing import Load
 from normserve_server.batching import Batcher
 from normserve_server.devices import Device
@@ -74,7 +74,7 @@ class Loader:
             servable,
             batcher,
             artifact.report,
-            _completed(config, labels[0], opened),
+            _completed(config, labels[0], opened, self.device),
             statistics,
             config.labels,
             warm_up_seconds=sum(one.warm_up_seconds for one in {id(one): one for one in opened}.values()),
@@ -91,22 +91,23 @@ def _instance(opened: Opened, name: str) -> Instance:
     return Instance(opened.servable, Worker(name), opened.seconds, buckets=opened.buckets, sample=opened.sample, device=device)
 
 
-def _completed(config: ModelConfig, model: str, opened: Sequence[Opened]) -> pb.ModelConfig:
+def _completed(config: ModelConfig, model: str, opened: Sequence[Opened], default: Device) -> pb.ModelConfig:
     return config_completion.completed(
         config,
         opened[0].servable.signature,
         model=model,
-        instances=_groups(config, opened),
+        instances=_groups(config, opened, default),
         threads=opened[0].threads,
         buckets=opened[0].buckets,
     )
 
 
-def _groups(config: ModelConfig, opened: Sequence[Opened]) -> list[InstanceGroup]:
+def _groups(config: ModelConfig, opened: Sequence[Opened], default: Device) -> list[InstanceGroup]:
     """The configured groups, on the devices that they got."""
     left = iter(opened)
+    counts = [group.count * len(placement.on(group, default)) for group in config.instances]
     return [
-        _on_devices(group, list(itertools.islice(left, group.count * max(len(group.gpus), 1)))) for group in config.instances
+        _on_devices(group, list(itertools.islice(left, count))) for group, count in zip(config.instances, counts, strict=True)
     ]
 
 
