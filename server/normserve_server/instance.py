@@ -11,7 +11,7 @@ import numpy as np
 from normserve_proto.tensors import Array
 
 from normserve_server.calls import now
-from normserve_server.errors import InternalError
+from normserve_server.errors import InternalError, UnavailableError
 from normserve_server.servable import Servable
 from normserve_server.statistics import Laps
 from normserve_server.validation import Work
@@ -61,6 +61,7 @@ class Instance:
     Attributes:
         run_seconds: likewise.
         device: likewise.
+        down: whether its device broke and could not be had since; until it has worked again.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Instance:
     ) -> None:
         self.run_seconds = run_seconds
         self.device = device
+        self.down = False
         self._servable = servable
         self._worker = worker
         self._buckets = buckets
@@ -145,13 +147,23 @@ class Instance:
             return
         if self._busy_since is None:
             async with asyncio.timeout(timeout_seconds):
-                await self._worker.call(lambda: self._busy(lambda: self._servable.run(sample)))
+                await self._worker.call(lambda: self._busy(lambda: self._run(sample)))
         elif now() - self._busy_since > timeout_seconds:
             raise TimeoutError
 
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
+
+    def _run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the servable, and notes whether it is there."""
+        try:
+            outputs = self._servable.run(inputs)
+        except UnavailableError:
+            self.down = True
+            raise
+        self.down = False
+        return outputs
 
     def _busy(self, run: Callable[[], T]) -> T:
         """Runs, and lets it be seen since when."""
@@ -178,7 +190,7 @@ class Instance:
         """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""
         started = now()
         try:
-            outputs = self._servable.run(inputs)
+            outputs = self._run(inputs)
         finally:
             ended = now()
             self._remember((work.shape_key, size), ended - started)
