@@ -42,8 +42,7 @@ class Free:
         """
         if not self._several:
             return self._instances[-1] if self._instances else None
-        order = lambda instance: (self._load[instance.device], instance.run_seconds)
-        return min(reversed(self._usable()), key=order, default=None)
+        return min(reversed(self._usable()), key=self._order, default=None)
 
     def take(self, instance: Instance) -> None:
         """Takes one for a batch."""
@@ -59,3 +58,6 @@ class Free:
         if not self._several or all(instance.down for instance in self._all):
             return self._instances
         return [instance for instance in self._instances if not instance.down]
+
+    def _order(self, instance: Instance) -> tuple[int, float]:
+        return self._load[instance.device], instance.run_seconds

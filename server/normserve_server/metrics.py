@@ -219,6 +219,11 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.operator_fallbacks = counter(
+            "normserve_operator_fallbacks",
+            "Operators that the server's GPU failed at, and that were computed on the host instead.",
+            registry=registry,
+        )
         self.normalizer_updates = counter(
             "normserve_normalizer_updates", "Updates of normalizers' statistics that are on the disk.", registry=registry
         )
