@@ -57,6 +57,8 @@ class Instance:
         buckets: sizes, ascending, that batches are padded to; the last is the largest batch. Empty for no padding.
         sample: inputs of one sample, for `probe`; None where none is known.
         device: where it computes, such as "cuda:0".
+        staging: gives memory, uint8 [bytes], that inputs are copied to and its device reads them from; None where the
+            servable reads them wherever they are.
 
     Attributes:
         run_seconds: likewise.
@@ -73,6 +75,7 @@ class Instance:
         buckets: Sequence[int] = (),
         sample: Mapping[str, Array] | None = None,
         device: str = "cpu",
+        staging: Callable[[int], Array] | None = None,
     ) -> None:
         self.run_seconds = run_seconds
         self.device = device
@@ -81,6 +84,7 @@ class Instance:
         self._worker = worker
         self._buckets = buckets
         self._sample = sample
+        self._staging = staging
         self._buffers: dict[str, Array] = {}
         self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
         self._seconds: dict[tuple[object, int], float] = {}
@@ -91,8 +95,8 @@ class Instance:
 
     def quick(self, work: Work) -> bool:
         """Whether this work, alone and as it is, is known to take so little time that the loop may be held for it."""
-        if self._buckets and self._padded(work.size) != work.size:
-            return False
+        if self._staging or (self._buckets and self._padded(work.size) != work.size):
+            return False  # a device's memory is bound to the instance's thread
         expected = self.run_seconds if work.size == 1 else math.inf
         quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
         return quick and (not self._barred_until or now() > self._barred_until)
@@ -151,6 +155,16 @@ class Instance:
         elif now() - self._busy_since > timeout_seconds:
             raise TimeoutError
 
+    async def prepare(self) -> None:
+        """Runs one sample on the thread where that binds a device's memory to it, which may take its time.
+
+        Raises:
+            ServiceError: the servable failed.
+        """
+        sample = self._sample
+        if self._staging and sample is not None:
+            await self._worker.call(lambda: self._servable.run(sample))
+
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
@@ -203,8 +217,11 @@ class Instance:
         return self._buckets[position] if position < len(self._buckets) else size
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
-        """The inputs as they are, unless they are shared memory; or begin, in a message, where no element may for a kernel."""
-        if work.shared:
+        """The inputs where they are, unless that is shared memory, or not where a device or a kernel may read them.
+
+        In a message they may begin where no element may for a kernel.
+        """
+        if work.shared or self._staging:
             return {name: self._copied(name, array) for name, array in work.inputs.items()}
         inputs = work.inputs
         for name, array in inputs.items():
@@ -238,7 +255,8 @@ class Instance:
         size = math.prod(shape) * dtype.itemsize
         memory = self._buffers.get(name)
         if memory is None or memory.size < size:
-            memory = self._buffers[name] = np.empty(size, np.uint8)
+            self._buffers.pop(name, None)
+            memory = self._buffers[name] = self._staging(size) if self._staging else np.empty(size, np.uint8)
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
 
