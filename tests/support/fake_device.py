@@ -30,7 +30,7 @@ class FakeEvent:
     def synchronize(self):
         with self._lane.accelerator.turn:
             self._lane.note("synchronize")
-            self._lane.accelerator.check()
+            self._lane.accelerator.check(self._lane.number)
             self.reach()
 
     def seconds_since(self, earlier):
@@ -48,15 +48,15 @@ class FakeLane:
 
     def copy_in(self, memory, array):
         self.accelerator.copying_in()
-        self._order("copy in", array.nbytes, lambda: self._copy(_bytes(memory)[: array.nbytes], _flat(array)))
+        self._order("copy in", array, lambda: self._copy(_bytes(memory)[: array.nbytes], _flat(array)))
 
     def copy_out(self, array, memory):
-        self._order("copy out", array.nbytes, lambda: self._copy(_flat(array), _bytes(memory)[: array.nbytes]))
+        self._order("copy out", array, lambda: self._copy(_flat(array), _bytes(memory)[: array.nbytes]))
 
     def run(self, enqueue, graph=None):
         with self.accelerator.turn:
             self.note("run", graph)
-            self.accelerator.check()
+            self.accelerator.check(self.number)
             if graph is not None and self.accelerator.fails_capture:
                 raise RuntimeError("operation not permitted when stream is capturing")
             while self._ordered:
@@ -67,7 +67,7 @@ class FakeLane:
     def record(self):
         event = FakeEvent(self)
         with self.accelerator.turn:
-            self.accelerator.check()
+            self.accelerator.check(self.number)
             self._ordered.append(event.come)
         return event
 
@@ -80,10 +80,11 @@ class FakeLane:
         while self._ordered and event._moment is None:
             self._ordered.pop(0)()
 
-    def _order(self, what, nbytes, copy):
+    def _order(self, what, array, copy):
         with self.accelerator.turn:
-            self.note(what, nbytes)
-            self.accelerator.check()
+            self.note(what, array.nbytes)
+            self.accelerator.check(self.number)
+            self.accelerator.pageable_copies += not self.accelerator.is_staged(array)
             self._ordered.append(copy)
 
     def _copy(self, target, source):
@@ -99,6 +100,7 @@ class FakeAccelerator:
         clock: what events are timed by, in seconds.
 
     Attributes:
+        pageable_copies: how many were from or to memory that is no `staging`.
         running: called before each run; where it blocks, the device computes for long.
         copying_in: called before each copy to the device is ordered.
         journal: what was ordered: the lane's number, what, and how many bytes, which lane's event or which graph.
@@ -114,17 +116,25 @@ class FakeAccelerator:
         self.device = Device(CUDA, index)
         self.journal = []
         self.fails_capture = False
-        self.broken_by = None
+        self.broken_by = self._broke_by = None
+        self._sound_from = 0
         self.running = self.copying_in = lambda: None
         self.clock = clock
         self.turn = threading.RLock()
         self.cached_bytes = 0
+        self.pageable_copies = 0
+        self._staged = []
         self._lanes = 0
         self._total_bytes = total_bytes
         self._taken_bytes = 0
 
     def staging(self, nbytes):
-        return np.full(nbytes, 0xFF, np.uint8)
+        array = np.full(nbytes, 0xFF, np.uint8)
+        self._staged.append(range(array.ctypes.data, array.ctypes.data + max(nbytes, 1)))
+        return array
+
+    def is_staged(self, array):
+        return any(array.ctypes.data in addresses for addresses in self._staged)
 
     def memory(self, nbytes):
         self.check()
@@ -147,15 +157,20 @@ class FakeAccelerator:
         return self._total_bytes - self._taken_bytes, self._total_bytes
 
     def broken(self):
-        return self.broken_by
+        return self.broken_by or self._broke_by
+
+    def break_once(self, reason):
+        """Breaks what has been opened before now, but not what is opened from now on."""
+        self._broke_by, self._sound_from = reason, self._lanes
 
     def give_back(self):
         self._taken_bytes -= self.cached_bytes
         self.cached_bytes = 0
 
-    def check(self):
-        if self.broken_by is not None:
-            raise RuntimeError(self.broken_by)
+    def check(self, lane=None):
+        reason = self.broken_by or (self._broke_by if lane is not None and lane < self._sound_from else None)
+        if reason is not None:
+            raise RuntimeError(reason)
 
     def ordered(self, *kinds):
         """The journal's entries of some kinds, without the lanes' numbers."""
