@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_device import FakeAccelerator
+from normserve_server import memory
 from normserve_server.accelerators.host import Host
 from normserve_server.accelerators.opened import Accelerators
 from normserve_server.calls import Call
@@ -179,7 +180,9 @@ async def test_memory_comes_back_after_the_unload(tmp_path, device) -> None:
     await world.ask([1, 2, 3])
     await loaded.batcher.close()
     assert device.free_and_total_bytes()[0] < 2**30
+    held = [loaded]
     del loaded, world.loaded
+    memory.give_back(held)  # as departures do
     world.loader.give_back()
     assert device.free_and_total_bytes() == (2**30, 2**30)
 

@@ -1,12 +1,13 @@
 """A device of host memory that does what it is told as late as it may, so that a wait that was forgotten gives wrong numbers.
 
 Sessions on it are CPU sessions that read and write its memory, which is filled with ones (0xFF) to begin with. A copy happens
-only when somebody waits for an event behind it, and reads and writes what the memory holds at that time. A session's run
-happens at once, but only after what its lane was told to wait for.
+only when somebody waits for an event behind it, and reads and writes what the memory holds at that time. A session's run reads
+its inputs at once, after what its lane was told to wait for; what it writes is in the device's memory no earlier than a copy.
 """
 
 import ctypes
 import threading
+import weakref
 
 import numpy as np
 from normserve_server.accelerators.interface import DeviceMemoryError, Memory
@@ -62,7 +63,8 @@ class FakeLane:
             while self._ordered:
                 self._ordered.pop(0)()
         self.accelerator.running()  # other lanes go on meanwhile
-        enqueue()
+        with self.accelerator.turn:
+            self._ordered.append(self.accelerator.written_by(enqueue))
 
     def record(self):
         event = FakeEvent(self)
@@ -124,6 +126,7 @@ class FakeAccelerator:
         self.cached_bytes = 0
         self.pageable_copies = 0
         self._staged = []
+        self._blocks = []
         self._lanes = 0
         self._total_bytes = total_bytes
         self._taken_bytes = 0
@@ -143,6 +146,7 @@ class FakeAccelerator:
             raise DeviceMemoryError(f"{self.device}: wanted {nbytes} bytes of memory, {free} of {self._total_bytes} are free")
         self._taken_bytes += nbytes
         block = _Block(self, nbytes)
+        self._blocks.append(weakref.ref(block))
         return Memory(block.array.ctypes.data, nbytes, *self.where, block)
 
     def lane(self):
@@ -166,6 +170,19 @@ class FakeAccelerator:
     def give_back(self):
         self._taken_bytes -= self.cached_bytes
         self.cached_bytes = 0
+
+    def written_by(self, compute):
+        """Computes, undoes what that wrote to the memory, and gives what does it again."""
+        blocks = [block for block in (reference() for reference in self._blocks) if block is not None]
+        before = [block.array.copy() for block in blocks]
+        compute()
+        after = [block.array.copy() for block in blocks]
+        changed = [
+            (block.array, new) for block, old, new in zip(blocks, before, after, strict=True) if not np.array_equal(old, new)
+        ]
+        for block, old in zip(blocks, before, strict=True):
+            block.array[:] = old
+        return lambda: [np.copyto(array, new) for array, new in changed]
 
     def check(self, lane=None):
         reason = self.broken_by or (self._broke_by if lane is not None and lane < self._sound_from else None)
