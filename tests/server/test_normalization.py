@@ -6,6 +6,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from fake_device import FakeAccelerator
 from google.protobuf.message import DecodeError
 from normserve_proto import normalization_pb2 as pb
 from normserve_proto import wire
@@ -108,3 +109,18 @@ async def test_rows_of_nothing_do_not_hold_the_loop() -> None:
     assert (await call).output.shape == (2**20, 0)
     await busy
     await worker.close()
+
+
+async def test_what_is_big_enough_for_the_device_is_normalized_there() -> None:
+    device = FakeAccelerator()
+    servicer = NormalizationServicer(Worker("test"), 1, Place(device, pytest.fail))
+    data = parse(request(np.tile(BIG, 3), layer_norm=pb.LayerNorm(normalized_shape=[150_000])))
+    for handler in (servicer.Normalize, servicer.NormalizeStream):
+        device.journal.clear()
+        output = (await handler(data, Call("Normalize"))).output.astype(np.float64)
+        assert abs(output.mean(1)).max() < 1e-5
+        assert output.var(1) == pytest.approx([1, 1], rel=1e-5)
+        assert device.ordered("copy in", "copy out") == [("copy in", output.nbytes // 2), ("copy out", output.nbytes // 2)]
+    device.journal.clear()
+    await servicer.Normalize(parse(request(BIG)), Call("Normalize"))
+    assert not device.journal

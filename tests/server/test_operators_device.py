@@ -77,6 +77,13 @@ def test_a_call_leaves_nothing_there() -> None:
     assert free == total
 
 
+def test_the_warm_up_runs_every_operator_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    device, threads = FakeAccelerator(), torch.get_num_threads()
+    operators.warm_up(threads, Place(device, pytest.fail))
+    assert device.ordered("copy in") == [("copy in", place.LEAST_BYTES)] * 7
+
+
 def test_small_and_foreign_inputs_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeAccelerator()
     where = Place(device, pytest.fail)
