@@ -1,17 +1,16 @@
 """An ONNX file as a servable, on onnxruntime."""
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import onnxruntime as ort
 from normserve_proto.tensors import Array
 
+from normserve_server.binding import Bound, HostBinding, Unbound
 from normserve_server.devices import Device
-from normserve_server.errors import InternalError, InvalidRequestError, LoadError
+from normserve_server.errors import InternalError, LoadError, ServiceError
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
 
 __all__ = ["DATATYPES", "LoadError", "OnnxSession"]
@@ -33,7 +32,6 @@ DATATYPES = {
     "tensor(string)": "BYTES",
     "tensor(bfloat16)": "BF16",
 }
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
 class OnnxSession:
@@ -70,31 +68,30 @@ class OnnxSession:
             max_batch_size = default_max_batch_size if _has_batch_axis(inputs, outputs) else 0
         self.signature = Signature(_specs(inputs), _specs(outputs), max_batch_size)
         _check_batch_axis(self.signature)
-        self._output_names = [spec.name for spec in self.signature.outputs]
-        self._strings = frozenset(spec.name for spec in self.signature.inputs if spec.datatype == "BYTES")
-        self._bfloat16 = any(spec.datatype == "BF16" for spec in (*self.signature.inputs, *self.signature.outputs))
+        self._file = self.signature  # what the session itself has, whatever clients see
+        self._bound: dict[int, Bound] = {}
+        strings = any(spec.datatype == "BYTES" for spec in (*self._file.inputs, *self._file.outputs))
+        self._kind = Unbound if strings else HostBinding
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """Computes the outputs, in the signature's order.
+        """Computes the outputs, in the signature's order. Any number of threads may.
 
         Raises:
             InvalidRequestError: a BYTES element is not UTF-8, which onnxruntime's strings are.
             InternalError: onnxruntime failed on these inputs.
         """
-        if self._strings:
-            inputs = {name: _text(name, array) if name in self._strings else array for name, array in inputs.items()}
+        bound = self._bound.get(get_ident()) or self._bind()
         try:
-            if self._bfloat16:
-                return self._run_values(inputs)
-            outputs: Sequence[Array] = self._session.run(self._output_names, inputs)
+            return bound.run(inputs)
+        except ServiceError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no other base
             raise InternalError(f"onnxruntime: {_first_line(error)}") from error
-        return outputs
 
-    def _run_values(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """The same for BF16, which onnxruntime's numpy interface lacks."""
-        values = {name: _to_value(array) for name, array in inputs.items()}
-        return [_from_value(value) for value in self._session.run_with_ort_values(self._output_names, values)]
+    def _bind(self) -> Bound:
+        """What the calling thread runs with."""
+        bound = self._bound[get_ident()] = self._kind(self._session, self._file)
+        return bound
 
 
 def _open(path: Path, device: Device, threads: int, graph_optimization: str) -> ort.InferenceSession:
@@ -103,7 +100,7 @@ def _open(path: Path, device: Device, threads: int, graph_optimization: str) -> 
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; what is lacking is said once, by us
     try:
-        return ort.InferenceSession(str(path), options, providers=device.providers)
+        return ort.InferenceSession(str(path), options, providers=[device.provider])
     except Exception as error:  # as above
         raise LoadError(f"onnxruntime does not load it: {_first_line(error)}") from error
 
@@ -137,25 +134,3 @@ def _check_batch_axis(signature: Signature) -> None:
                 f"max_batch_size is {signature.max_batch_size}, but '{spec.name}' has shape {list(spec.shape)}, "
                 f"whose first extent is not dynamic"
             )
-
-
-def _text(name: str, array: Array) -> Array:
-    try:
-        return np.array([element.decode() for element in array.flat], np.object_).reshape(array.shape)
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"input '{name}': an element is not UTF-8: {error}") from None
-
-
-def _to_value(array: Array) -> ort.OrtValue:
-    if array.dtype != ml_dtypes.bfloat16:
-        return ort.OrtValue.ortvalue_from_numpy(np.require(array, requirements="C"))
-    bits = np.require(array, requirements="C").view(np.uint16)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
-
-
-def _from_value(value: ort.OrtValue) -> Array:
-    if value.element_type() != _BFLOAT16:
-        return np.array(value.numpy())  # it may be a view of an input, whose memory is the next batch's
-    bits = (ctypes.c_uint16 * (value.tensor_size_in_bytes() // 2)).from_address(value.data_ptr())
-    array: Array = np.array(bits, np.uint16).view(ml_dtypes.bfloat16).reshape(value.shape())
-    return array

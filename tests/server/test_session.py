@@ -80,6 +80,19 @@ def test_no_output_is_an_input_s_memory(tmp_path) -> None:
     assert [output.tolist() for output in outputs] == [[1, 1], [1, 1], 1]
 
 
+def test_no_output_is_an_input_s_memory_although_nothing_is_computed(tmp_path) -> None:
+    session, x = load(identity(tmp_path / "m.onnx")), np.ones((1, 2), np.float32)
+    (y,) = session.run({"x": x})
+    x[...] = 7
+    assert y.tolist() == [[1, 1]]
+
+
+def test_outputs_stay_while_later_runs_go_on(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx"))
+    kept = [session.run({"x": np.full((size, 2), size, np.float32)})[0] for size in (1, 3, 1, 0, 2)]
+    assert [y.tolist() for y in kept] == [[[size, size]] * size for size in (1, 3, 1, 0, 2)]
+
+
 @pytest.mark.parametrize(
     ("shape", "out_shape", "expected"),
     [

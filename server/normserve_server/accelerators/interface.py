@@ -49,8 +49,8 @@ class Event(Protocol):
             Exception: something that was ordered before has failed.
         """
 
-    def seconds_since(self, earlier: "Event") -> float:
-        """How much later the device came here than to another event; both must have been synchronized."""
+    def seconds_since(self, earlier: Any) -> float:
+        """How much later the device came here than to another of its events; both must have been synchronized."""
 
 
 class Lane(Protocol):
@@ -68,8 +68,8 @@ class Lane(Protocol):
     def record(self) -> Event:
         """Notes the place behind what was ordered so far."""
 
-    def wait(self, event: Event) -> None:
-        """Holds up what is ordered from now on until another lane has come to `event`; the host does not wait."""
+    def wait(self, event: Any) -> None:
+        """Holds up what is ordered from now on until another lane of the device has come to `event`; the host goes on."""
 
 
 class Accelerator(Protocol):
@@ -100,8 +100,8 @@ class Accelerator(Protocol):
     def lane(self) -> Lane:
         """Makes a lane."""
 
-    def providers(self, tuning: Tuning, lane: Lane) -> list[Any]:
-        """What `onnxruntime.InferenceSession` takes for a session that computes on `lane`.
+    def providers(self, tuning: Tuning, lane: Any) -> list[Any]:
+        """What `onnxruntime.InferenceSession` takes for a session that computes on `lane`, one of the device's.
 
         Raises:
             LoadError: `tuning` wants what is not here.
