@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from normserve import Client
 from normserve.cli import profile_server
+from normserve.cli.profile_file import told
 from normserve.cli.profile_server import Counted, stages
 from normserve.cli.profile_stages import Kernel, Profile, Stage
 from normserve.cli.profile_tables import WIDTH, bar, view
 from normserve.testing import free_port
+from normserve_server.profiling.bench import Times
+from normserve_server.profiling.measuring import Measured
+from normserve_server.profiling.operators import Operator
 from rich.console import Console
 
 EACH = Counted(1, 1.0, 0.1, 0.02, 0.5, 0.03, {"decode": 0.04, "queue": 0.1, "compute": 0.6, "encode": 0.05})
@@ -151,3 +155,65 @@ class TestRefusals:
         monkeypatch.setattr(profile_server, "COUNTING_SECONDS", 0.05)
         code, _, err = normserve("profile", "echo", "--address", address)
         assert (code, "does not count what it answers" in err) == (1, True)
+
+
+class TestFile:
+    @pytest.fixture
+    def file(self, digits_repository):
+        return digits_repository / "digits" / "1" / "model.onnx"
+
+    def test_kernels_by_operator(self, normserve, file):
+        code, out, err = normserve(
+            "profile", file, "--json", "--requests", 3, "--samples", 2, "--threads", 1, "--device", "cpu"
+        )
+        found = json.loads(out)
+        assert (code, err) == (0, "")
+        assert (found["subject"], found["requests"], found["samples"]) == (f"{file} on cpu", 3, 2)
+        assert [stage["name"] for stage in found["stages"]] == [
+            "run the kernels",
+            "onnxruntime around them",
+            "call onnxruntime",
+        ]
+        assert found["by_kind"]["kernels"] > 0
+        assert {"Conv", "Gemm"} < {kernel["operator"] for kernel in found["kernels"]}
+        assert found["notes"] == []
+
+    def test_a_table(self, normserve, file):
+        code, out, _ = normserve("profile", file, "--requests", 2, "--threads", 1)
+        assert code == 0
+        assert "median of 2" in out
+        assert any(line.split()[:2] == ["Conv", "CPU"] for line in out.splitlines())
+
+    def test_on_a_device_apart_copies_are_stages(self):
+        operators = [
+            Operator("Conv", "CUDAExecutionProvider", 5, 1e-4),
+            Operator("MemcpyToHost", "CUDAExecutionProvider", 2, 1e-6),
+        ]
+        operators.append(Operator("NonZero", "CPUExecutionProvider", 1, 1e-6))
+        found = told(Measured(Times(0.1, 0.6, 0.2, 0.1), operators, 4), "net.onnx on cuda:0", 9, apart=True)
+        assert [(stage.kind, stage.seconds) for stage in found.stages] == [
+            ("copy in", 0.1),
+            ("kernels", 0.6),
+            ("copy out", 0.2),
+            ("host", 0.1),
+        ]
+        assert "2 nodes copy between host and device within the graph, and 1 run on the host" in found.notes
+
+    def test_on_the_host_what_is_no_kernel_is_the_hosts(self):
+        operators = [Operator("Conv", "CPUExecutionProvider", 5, 0.25)]
+        found = told(Measured(Times(0.0, 0.5, 0.0, 0.125), operators, 1), "net.onnx on cpu", 9, apart=False)
+        assert [(stage.kind, stage.seconds) for stage in found.stages] == [("kernels", 0.25), ("host", 0.25), ("host", 0.125)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            (["absent.onnx"], "absent.onnx: onnxruntime: "),
+            (["absent.onnx", "--device", "cuda:99"], "device cuda:99: "),
+            (["absent.onnx", "--version", "1"], "--version is a server's, and an ONNX file was given"),
+            (["digits", "--threads", "1"], "--device and --threads are for an ONNX file, and 'digits' is a server's model"),
+        ],
+    )
+    def test_wrong_input_is_2(self, normserve, arguments, text):
+        code, out, err = normserve("profile", *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"normserve: {text}")

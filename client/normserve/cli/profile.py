@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from normserve.cli import arrays, profile_server
+from normserve.cli import arrays, profile_file, profile_server
 from normserve.cli.console import (
     DEFAULT_ADDRESS,
     DEFAULT_HTTP_ADDRESS,
@@ -32,14 +32,18 @@ def profile(
     requests: Annotated[int, typer.Option(metavar="N", min=1, help="How many to measure, one after the other.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, times in seconds.")] = False,
     version: Annotated[str, typer.Option(help="The model's version; the server's choice if not given.")] = "",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N", help="Of a file: where it runs.", show_default="cpu")] = "",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of a file: threads within an operator.", show_default="one per core")
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     http_address: HttpAddress = DEFAULT_HTTP_ADDRESS,
     timeout: Timeout = 60.0,
 ) -> None:
     """Show where a request's time goes: copy in, kernels, copy out, and the host.
 
-    Requests are sent to a running server, and the times that it counted are set against the caller's clock. An ONNX file is
-    run in this process, as the server would run it but as it is, not folded; then the model's own time is told by operator.
+    Requests are sent to a running server, one after the other, and what it counted of them is set against the caller's clock.
+    An ONNX file is run in this process, as it is (a server folds it first), and the kernels' time is told by operator.
 
     [bold]Examples[/bold]
 
@@ -47,14 +51,21 @@ def profile(
 
     normserve profile digits --samples 16 --requests 500 --json
 
-    normserve profile models/repository/digits/1/model.onnx
+    normserve profile models/repository/digits/1/model.onnx --samples 8 --threads 1
     """
     given = arrays.named(inputs or ())
-    asked = profile_server.Asked(model, version, given, samples, requests, timeout)
     if Path(model).suffix == ".onnx":
-        raise InputError("not yet")
-    with connected(address) as client:
-        found = profile_server.measure(client, asked, http_base(http_address, "--http-address"))
+        if version:
+            raise InputError("--version is a server's, and an ONNX file was given")
+        found = profile_file.measure(
+            Path(model), given, samples=samples, requests=requests, device=device or "cpu", threads=threads or 0
+        )
+    elif device or threads is not None:
+        raise InputError(f"--device and --threads are for an ONNX file, and '{model}' is a server's model")
+    else:
+        asked = profile_server.Asked(model, version, given, samples, requests, timeout)
+        with connected(address) as client:
+            found = profile_server.measure(client, asked, http_base(http_address, "--http-address"))
     _show(found, as_json=as_json)
 
 

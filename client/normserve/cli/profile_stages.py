@@ -1,7 +1,7 @@
 """Where a request's time went, as stages in the order of time."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 # What a stage's time is spent on. The first four are what a caller pays for; the others are waiting, and what lies outside.
@@ -16,7 +16,7 @@ class Stage:
     Attributes:
         name: what happens.
         kind: one of `KINDS`.
-        seconds: of a request, on average.
+        seconds: of a request, on the profile's average.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Kernel:
         operator: ONNX's name, or that of what onnxruntime made of several.
         provider: onnxruntime's execution provider.
         nodes: how many there are.
-        seconds: of all of them in one run, on average.
+        seconds: of all of them in one run, likewise.
     """
 
     operator: str
@@ -51,6 +51,7 @@ class Profile:
         stages: in the order of time; together the whole.
         kernels: what the model's own time went to, the most expensive first; empty where only a server was asked.
         notes: what has to be known to read the figures.
+        average: of the requests, that the times are: "mean" or "median".
     """
 
     subject: str
@@ -58,11 +59,12 @@ class Profile:
     samples: int
     stages: Sequence[Stage]
     kernels: Sequence[Kernel] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    average: str = "mean"
 
     @property
     def seconds(self) -> float:
-        """Of a request, on average."""
+        """Of a request."""
         return sum(stage.seconds for stage in self.stages)
 
     def by_kind(self) -> dict[str, float]:

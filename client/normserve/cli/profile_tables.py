@@ -20,7 +20,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def view(profile: Profile) -> Group:
     """Title, stages, totals, kernels and notes."""
     samples = f" of {profile.samples} samples" if profile.samples != 1 else ""
-    title = f"{profile.subject}: {seconds(profile.seconds)} a request{samples}, mean of {profile.requests}"
+    title = f"{profile.subject}: {seconds(profile.seconds)} a request{samples}, {profile.average} of {profile.requests}"
     parts: list[RenderableType] = [Text(title, style="bold"), _stages(profile), _totals(profile)]
     if profile.kernels:
         parts.append(_kernels(profile.kernels))
