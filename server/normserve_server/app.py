@@ -111,11 +111,12 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._place = operators.Place()
         self._keeper = Worker("normalizers")
         database = Database(settings.state or default_state())
         self._store = Store(database, self._keeper, self._metrics, settings.max_queue_size)
         self._built_in = (
-            BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size)
+            BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size, self._place)
             if settings.built_in_models
             else None
         )
@@ -192,7 +193,7 @@ class App:
     async def _warm_up(self) -> None:
         threads = operators.use_one_thread()
         await self._keeper.call(operators.use_one_thread)
-        await self._normalizer.call(partial(operators.warm_up, threads))
+        await self._normalizer.call(partial(operators.warm_up, threads, self._place))
         if self._built_in is not None:
             await self._built_in.start()
 
@@ -212,7 +213,7 @@ class App:
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
-        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size)
+        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size, self._place)
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [normalization], normalization.codecs),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from normserve_proto.tensors import Array
 from prometheus_client import Counter, Histogram
 
+from normserve_server.balancing import Free, Load
 from normserve_server.calls import Batch, Call, now
 from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Run
@@ -50,6 +51,7 @@ class Batcher:
         batching: how batches are cut.
         statistics: adds up what ran.
         padding: counts samples that ran only to fill a bucket; None for nowhere.
+        load: what the devices do for all versions; None where there is only this one.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Batcher:
         batching: Batching = Batching(),  # noqa: B008 - it cannot change
         statistics: Statistics | None = None,
         padding: Counter | None = None,
+        load: Load | None = None,
     ) -> None:
         self._instances = instances
-        self._idle = list(instances)
+        self._free = Free(instances, Load() if load is None else load)
         self._queues: dict[ShapeKey, list[Pending]] = {}
         self._started: deque[Started] = deque()
         self._arrivals = 0
@@ -121,12 +124,15 @@ class Batcher:
         """
         if self._closed:
             raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
-        if not self._idle or self._queues or not self._runs_alone(work) or not self._idle[-1].quick(work):
+        if not self._free or self._queues or not self._runs_alone(work):
+            return None
+        instance = self._free.next()
+        if not instance.quick(work):
             return None
         call.lap("queue")
         call.samples, call.ran_alone = work.size, True
         try:
-            outputs, call.laps = self._idle[-1].run_alone(work)
+            outputs, call.laps = instance.run_alone(work)
         finally:
             call.lap("compute")
         return outputs
@@ -224,9 +230,9 @@ class Batcher:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._idle and self._queues and self._alarm is None:
+        while self._free and self._queues and self._alarm is None:
             self._feed_one()
-        if not self._queues and len(self._idle) == len(self._instances):
+        if not self._queues and len(self._free) == len(self._instances):
             self._at_rest.set()
 
     def _feed_one(self) -> None:
@@ -241,7 +247,7 @@ class Batcher:
             pending.send_to_the_back()
             self._put(pending)
         if decision.batch:
-            self._start(self._idle.pop(), decision.batch, moment)
+            self._start(self._free.take(), decision.batch, moment)
         elif decision.wake is not None:
             self._alarm = asyncio.get_running_loop().call_later(decision.wake - moment, self._feed)
 
@@ -254,7 +260,7 @@ class Batcher:
             self._started.append(started)
 
         def done(runs: list[Run]) -> None:
-            self._idle.append(instance)
+            self._free.give_back(instance)
             for run in runs:
                 self._note(run)
             started.runs = runs

@@ -56,6 +56,11 @@ class Instance:
         run_seconds: what one sample takes, as far as that is known.
         buckets: sizes, ascending, that batches are padded to; the last is the largest batch. Empty for no padding.
         sample: inputs of one sample, for `probe`; None where none is known.
+        device: where it computes, such as "cuda:0".
+
+    Attributes:
+        run_seconds: likewise.
+        device: likewise.
     """
 
     def __init__(
@@ -66,14 +71,16 @@ class Instance:
         *,
         buckets: Sequence[int] = (),
         sample: Mapping[str, Array] | None = None,
+        device: str = "cpu",
     ) -> None:
+        self.run_seconds = run_seconds
+        self.device = device
         self._servable = servable
         self._worker = worker
         self._buckets = buckets
         self._sample = sample
         self._buffers: dict[str, Array] = {}
         self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
-        self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
         self._barred_until = 0.0
         self._watched_until = 0.0
@@ -84,7 +91,7 @@ class Instance:
         """Whether this work, alone and as it is, is known to take so little time that the loop may be held for it."""
         if self._buckets and self._padded(work.size) != work.size:
             return False
-        expected = self._run_seconds if work.size == 1 else math.inf
+        expected = self.run_seconds if work.size == 1 else math.inf
         quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
         return quick and (not self._barred_until or now() > self._barred_until)
 

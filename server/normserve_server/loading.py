@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from normserve_proto import open_inference_pb2 as pb
 
 from normserve_server import config_completion, devices, opening, preparation
+from normserve_server.balancing import Load
 from normserve_server.batching import Batcher
 from normserve_server.devices import Device
 from normserve_server.instance import Instance
@@ -34,6 +35,7 @@ class Loader:
         metrics: where batch sizes are recorded.
         engine: names what folds, as `preparation.engine` does.
         turns: how many load at a time.
+        load_of_devices: batches that run on each device, of all versions.
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class Loader:
     metrics: Metrics
     engine: str
     turns: asyncio.Semaphore
+    load_of_devices: Load = field(default_factory=Load)
 
     async def load(self, folder: Path, labels: tuple[str, str], config: ModelConfig) -> Loaded:
         """Loads the version in `folder`.
@@ -65,6 +68,7 @@ class Loader:
             batching=config.batching,
             statistics=statistics,
             padding=self.metrics.batch_padding.labels(*labels),
+            load=self.load_of_devices,
         )
         return Loaded(
             servable,
@@ -83,7 +87,8 @@ class Loader:
 
 
 def _instance(opened: Opened, name: str) -> Instance:
-    return Instance(opened.servable, Worker(name), opened.seconds, buckets=opened.buckets, sample=opened.sample)
+    device = str(opened.device)
+    return Instance(opened.servable, Worker(name), opened.seconds, buckets=opened.buckets, sample=opened.sample, device=device)
 
 
 def _completed(config: ModelConfig, model: str, opened: Sequence[Opened]) -> pb.ModelConfig:

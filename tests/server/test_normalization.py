@@ -14,6 +14,7 @@ from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, OverloadedError
 from normserve_server.inline import INLINE_BYTES
 from normserve_server.normalization import Answer, NormalizationServicer, parse, refuse, serialize, serialize_message
+from normserve_server.operators import Place
 from normserve_server.refusals import Refusal
 from normserve_server.workers import Worker
 
@@ -54,7 +55,7 @@ def test_a_big_input_is_viewed() -> None:
 @pytest.mark.parametrize("small", [0, 64 * 1024, 2**40])
 async def test_a_request_is_read_however_it_is_written(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
     monkeypatch.setattr(wire, "SMALL", small)
-    servicer = NormalizationServicer(Worker("test"), 1)
+    servicer = NormalizationServicer(Worker("test"), 1, Place())
     described = pb.NormalizeRequest(input=pb.Tensor(datatype="FP32", shape=BIG.shape)).SerializeToString()
     filled = pb.NormalizeRequest(input=pb.Tensor(data=BIG.tobytes())).SerializeToString()
     operator = pb.NormalizeRequest(normalize={}).SerializeToString()
@@ -71,7 +72,7 @@ def test_what_is_no_request_is_refused(data: bytes) -> None:
 
 
 async def test_an_input_is_required() -> None:
-    servicer = NormalizationServicer(Worker("test"), 1)
+    servicer = NormalizationServicer(Worker("test"), 1, Place())
     for data in (b"", pb.NormalizeRequest(normalize={}).SerializeToString()):
         with pytest.raises(InvalidRequestError, match="input: required, got none"):
             await servicer.Normalize(parse(data), Call("Normalize"))
@@ -81,7 +82,7 @@ async def test_an_input_is_required() -> None:
 
 async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait() -> None:
     worker, gate = Worker("test"), threading.Event()
-    servicer = NormalizationServicer(worker, 1)
+    servicer = NormalizationServicer(worker, 1, Place())
     assert BIG.nbytes >= INLINE_BYTES
     busy = asyncio.create_task(worker.call(gate.wait))
     calls = [asyncio.create_task(servicer.Normalize(parse(request(BIG)), Call("Normalize"))) for _ in range(2)]
@@ -96,7 +97,7 @@ async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait()
 
 async def test_rows_of_nothing_do_not_hold_the_loop() -> None:
     worker, gate = Worker("test"), threading.Event()
-    servicer = NormalizationServicer(worker, 1)
+    servicer = NormalizationServicer(worker, 1, Place())
     rows = pb.Tensor(datatype="FP32", shape=[2**20, 0])
     message = pb.NormalizeRequest(input=rows, layer_norm=pb.LayerNorm(normalized_shape=[0])).SerializeToString()
     busy = asyncio.create_task(worker.call(gate.wait))

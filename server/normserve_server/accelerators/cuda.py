@@ -54,8 +54,9 @@ class CudaLane:
             _host(array).copy_(_tensor(memory)[: array.nbytes], non_blocking=True)
 
     def run(self, enqueue: Callable[[], None], graph: int | None = None) -> None:
-        """The session's provider was told of this stream."""
-        enqueue()
+        """The session's provider was told of this stream; torch is here."""
+        with torch.cuda.stream(self.stream):
+            enqueue()
 
     def record(self) -> CudaEvent:
         """Records an event."""

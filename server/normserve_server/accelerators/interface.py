@@ -63,7 +63,12 @@ class Lane(Protocol):
         """Orders a copy of the beginning of `memory` into a C-contiguous array; at once only into `staging`."""
 
     def run(self, enqueue: Callable[[], None], graph: int | None = None) -> None:
-        """Calls what orders a session's run on this lane; `graph` is the number of the graph that it captures or replays."""
+        """Calls what orders a session's run, or torch's kernels, on this lane.
+
+        Args:
+            enqueue: is called at once.
+            graph: the number of the graph that a session captures or replays; None for none.
+        """
 
     def record(self) -> Event:
         """Notes the place behind what was ordered so far."""

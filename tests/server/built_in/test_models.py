@@ -14,6 +14,7 @@ from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, UnavailableError
 from normserve_server.inference import RequestReader
 from normserve_server.metrics import Metrics
+from normserve_server.operators import Place
 from normserve_server.plans import Plans
 from normserve_server.regions import Regions
 from normserve_server.repository import Repository
@@ -42,7 +43,7 @@ async def world() -> AsyncIterator[World]:
     metrics, worker = Metrics(CollectorRegistry()), Worker("test")
     repository = Repository(metrics)
     repository.searched = True
-    models = BuiltInModels(repository, metrics, worker, 8)
+    models = BuiltInModels(repository, metrics, worker, 8, Place())
     yield World(repository, worker, models, Plans(repository, Regions(allowed=False)))
     await worker.close()
 
@@ -111,7 +112,7 @@ def test_no_answer_lies_in_a_request_s_memory(operation: Operation, updates: boo
     inputs |= {name: np.zeros(1, np.int64) for name in inputs if name == "num_batches_tracked"}
     inputs |= {name: np.array(4) if name != "normalized_shape" else np.array([4]) for name in operation.sample}
     inputs |= {name: np.array(updates) for name in ("training", "use_input_stats") if name in operation.arguments}
-    outputs = operation.run(inputs)
+    outputs = operation.run(Place(), inputs)
     assert len(outputs) == 1 + len(operation.statistics(inputs))
     assert not any(np.shares_memory(output, given) for output in outputs for given in inputs.values())
 
@@ -130,7 +131,7 @@ async def test_the_canary_runs_one(world: World) -> None:
 async def test_training_alone_never_runs_on_the_loop(*, training: bool) -> None:
     """Its last digits depend on the number of threads, and the loop has one."""
     worker = Worker("test")
-    servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"))
+    servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"), Place())
     instance = SharedInstance(servable, worker, run_seconds=1e-9)
     inputs = {"input": np.ones((2, 2), np.float32), "training": np.array(training)}
     assert instance.quick(Work(inputs, 1, ((2,),), None)) is not training
