@@ -16,36 +16,48 @@ Load: TypeAlias = Counter[str]  # batches that run on each device, of all models
 class Free:
     """The instances of one version that have nothing to do.
 
+    Those that are down are left out as long as another one is not: they would fail at once what they are given, be free again,
+    and fail the next.
+
     Args:
         instances: all of them, in the beginning.
         load: what the devices do, which is written here and by the other versions.
     """
 
     def __init__(self, instances: Sequence[Instance], load: Load) -> None:
+        self._all = instances
         self._instances = list(instances)
         self._load = load
         self._several = len({instance.device for instance in instances}) > 1
 
-    def __len__(self) -> int:
-        return len(self._instances)
+    @property
+    def all(self) -> bool:
+        """Whether none has anything to do."""
+        return len(self._instances) == len(self._all)
 
-    def next(self) -> Instance:
-        """The one to run next, of at least one: on the device with the fewest batches, then where a run is known to take least.
+    def next(self) -> Instance | None:
+        """The one to run next: on the device with the fewest batches, then where a run takes least; None where there is none.
 
         Of equals it is the one that ran last, whose memory is still in a cache.
         """
         if not self._several:
-            return self._instances[-1]
-        return min(reversed(self._instances), key=lambda instance: (self._load[instance.device], instance.run_seconds))
+            return self._instances[-1] if self._instances else None
+        return min(reversed(self._usable()), key=self._order, default=None)
 
-    def take(self) -> Instance:
-        """Takes the next one for a batch."""
-        instance = self.next()
+    def take(self, instance: Instance) -> None:
+        """Takes one for a batch."""
         self._instances.remove(instance)
         self._load[instance.device] += 1
-        return instance
 
     def give_back(self, instance: Instance) -> None:
         """Puts one back whose batch has run."""
         self._instances.append(instance)
         self._load[instance.device] -= 1
+
+    def _usable(self) -> Sequence[Instance]:
+        if not self._several or all(instance.down for instance in self._all):
+            return self._instances
+        return [instance for instance in self._instances if not instance.down]
+
+    def _order(self, instance: Instance) -> tuple[int, float]:
+        return self._load[instance.device], instance.run_seconds

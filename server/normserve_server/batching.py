@@ -124,10 +124,8 @@ class Batcher:
         """
         if self._closed:
             raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
-        if not self._free or self._queues or not self._runs_alone(work):
-            return None
         instance = self._free.next()
-        if not instance.quick(work):
+        if instance is None or self._queues or not self._runs_alone(work) or not instance.quick(work):
             return None
         call.lap("queue")
         call.samples, call.ran_alone = work.size, True
@@ -138,13 +136,19 @@ class Batcher:
         return outputs
 
     async def probe(self, timeout_seconds: float) -> None:
-        """Finds out whether every instance works; see `Instance.probe`.
+        """Finds out whether every instance works, but for those that are down while another is not; see `Instance.probe`.
 
         Raises:
             ServiceError: one failed.
             TimeoutError: one did not answer in time.
         """
-        await asyncio.gather(*(instance.probe(timeout_seconds) for instance in self._instances))
+        probes = (instance.probe(timeout_seconds) for instance in self._instances)
+        outcomes = await asyncio.gather(*probes, return_exceptions=True)
+        self._feed()  # one that was down may be up
+        all_down = all(instance.down for instance in self._instances)
+        for instance, outcome in zip(self._instances, outcomes, strict=True):
+            if isinstance(outcome, BaseException) and (all_down or not instance.down):
+                raise outcome
 
     def queue(self) -> Queue:
         """Looks at what waits now."""
@@ -230,13 +234,13 @@ class Batcher:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._free and self._queues and self._alarm is None:
-            self._feed_one()
-        if not self._queues and len(self._free) == len(self._instances):
+        while self._queues and self._alarm is None and (instance := self._free.next()) is not None:
+            self._feed_one(instance)
+        if not self._queues and self._free.all:
             self._at_rest.set()
 
-    def _feed_one(self) -> None:
-        """Carries out one decision."""
+    def _feed_one(self, instance: Instance) -> None:
+        """Carries out one decision, for an instance that is free."""
         moment = now()
         decision = decide(self._queues, moment, self._rules)
         for shape, remaining in decision.remaining.items():
@@ -247,7 +251,8 @@ class Batcher:
             pending.send_to_the_back()
             self._put(pending)
         if decision.batch:
-            self._start(self._free.take(), decision.batch, moment)
+            self._free.take(instance)
+            self._start(instance, decision.batch, moment)
         elif decision.wake is not None:
             self._alarm = asyncio.get_running_loop().call_later(decision.wake - moment, self._feed)
 

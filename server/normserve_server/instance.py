@@ -11,7 +11,7 @@ import numpy as np
 from normserve_proto.tensors import Array
 
 from normserve_server.calls import now
-from normserve_server.errors import InternalError
+from normserve_server.errors import InternalError, UnavailableError
 from normserve_server.servable import Servable
 from normserve_server.statistics import Laps
 from normserve_server.validation import Work
@@ -57,10 +57,13 @@ class Instance:
         buckets: sizes, ascending, that batches are padded to; the last is the largest batch. Empty for no padding.
         sample: inputs of one sample, for `probe`; None where none is known.
         device: where it computes, such as "cuda:0".
+        staging: gives memory, uint8 [bytes], that inputs are copied to and its device reads them from; None where the
+            servable reads them wherever they are.
 
     Attributes:
         run_seconds: likewise.
         device: likewise.
+        down: whether its device broke and could not be had since; until it has worked again.
     """
 
     def __init__(
@@ -72,13 +75,16 @@ class Instance:
         buckets: Sequence[int] = (),
         sample: Mapping[str, Array] | None = None,
         device: str = "cpu",
+        staging: Callable[[int], Array] | None = None,
     ) -> None:
         self.run_seconds = run_seconds
         self.device = device
+        self.down = False
         self._servable = servable
         self._worker = worker
         self._buckets = buckets
         self._sample = sample
+        self._staging = staging
         self._buffers: dict[str, Array] = {}
         self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
         self._seconds: dict[tuple[object, int], float] = {}
@@ -89,8 +95,8 @@ class Instance:
 
     def quick(self, work: Work) -> bool:
         """Whether this work, alone and as it is, is known to take so little time that the loop may be held for it."""
-        if self._buckets and self._padded(work.size) != work.size:
-            return False
+        if self._staging or (self._buckets and self._padded(work.size) != work.size):
+            return False  # a device's memory is bound to the instance's thread
         expected = self.run_seconds if work.size == 1 else math.inf
         quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
         return quick and (not self._barred_until or now() > self._barred_until)
@@ -145,13 +151,33 @@ class Instance:
             return
         if self._busy_since is None:
             async with asyncio.timeout(timeout_seconds):
-                await self._worker.call(lambda: self._busy(lambda: self._servable.run(sample)))
+                await self._worker.call(lambda: self._busy(lambda: self._run(sample)))
         elif now() - self._busy_since > timeout_seconds:
             raise TimeoutError
+
+    async def prepare(self) -> None:
+        """Runs one sample on the thread where that binds a device's memory to it, which may take its time.
+
+        Raises:
+            ServiceError: the servable failed.
+        """
+        sample = self._sample
+        if self._staging and sample is not None:
+            await self._worker.call(lambda: self._servable.run(sample))
 
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
+
+    def _run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the servable, and notes whether it is there."""
+        try:
+            outputs = self._servable.run(inputs)
+        except UnavailableError:
+            self.down = True
+            raise
+        self.down = False
+        return outputs
 
     def _busy(self, run: Callable[[], T]) -> T:
         """Runs, and lets it be seen since when."""
@@ -178,7 +204,7 @@ class Instance:
         """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""
         started = now()
         try:
-            outputs = self._servable.run(inputs)
+            outputs = self._run(inputs)
         finally:
             ended = now()
             self._remember((work.shape_key, size), ended - started)
@@ -191,8 +217,11 @@ class Instance:
         return self._buckets[position] if position < len(self._buckets) else size
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
-        """The inputs as they are, unless they are shared memory; or begin, in a message, where no element may for a kernel."""
-        if work.shared:
+        """The inputs where they are, unless that is shared memory, or not where a device or a kernel may read them.
+
+        In a message they may begin where no element may for a kernel.
+        """
+        if work.shared or self._staging:
             return {name: self._copied(name, array) for name, array in work.inputs.items()}
         inputs = work.inputs
         for name, array in inputs.items():
@@ -226,7 +255,8 @@ class Instance:
         size = math.prod(shape) * dtype.itemsize
         memory = self._buffers.get(name)
         if memory is None or memory.size < size:
-            memory = self._buffers[name] = np.empty(size, np.uint8)
+            self._buffers.pop(name, None)
+            memory = self._buffers[name] = self._staging(size) if self._staging else np.empty(size, np.uint8)
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
 

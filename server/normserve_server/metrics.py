@@ -19,6 +19,7 @@ from normserve_server.unrecorded import UnrecordedCounter, UnrecordedGauge, Unre
 
 PHASES = ("decode", "queue", "compute", "encode")
 SWAPS = ("done", "failed")
+DEVICE_EVENTS = ("cuda_graphs", "restarted", "restart_failed")
 NORMALIZER_ERRORS = ("unavailable", "full", "overloaded")
 
 # 100 us to 30 s: steps of about 1.5 to 2.5, so that a percentile read off the histogram is within its bucket.
@@ -219,6 +220,17 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.operator_fallbacks = counter(
+            "normserve_operator_fallbacks",
+            "Operators that the server's GPU failed at, and that were computed on the host instead.",
+            registry=registry,
+        )
+        self.device_events = counter(
+            "normserve_device_events",
+            "What befell a version's sessions on a GPU: they run without CUDA graphs, or were opened anew after it had broken.",
+            (*model, "event"),
+            registry=registry,
+        )
         self.normalizer_updates = counter(
             "normserve_normalizer_updates", "Updates of normalizers' statistics that are on the disk.", registry=registry
         )
@@ -291,6 +303,11 @@ class Metrics:
         """Has a model's swaps counted from zero: of a series that begins with its first count, nobody sees that one."""
         for outcome in SWAPS:
             self.swaps.labels(model, outcome)
+
+    def begin_device_events(self, model: str, version: str) -> None:
+        """Has a version's events counted from zero, likewise."""
+        for event in DEVICE_EVENTS:
+            self.device_events.labels(model, version, event)
 
     def _remove(self, labels: dict[str, str]) -> None:
         with warnings.catch_warnings():

@@ -3,19 +3,22 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 from normserve_proto.tensors import Array
 
-from normserve_server import config_signature, devices, placement, warm_up, warm_up_requests
+from normserve_server import config_signature, devices, placement, room, warm_up, warm_up_requests
+from normserve_server.accelerators.interface import Accelerator
+from normserve_server.accelerators.opened import Accelerators
 from normserve_server.calls import now
 from normserve_server.devices import Device
 from normserve_server.errors import LoadError, ServiceError
 from normserve_server.model_config import ModelConfig
 from normserve_server.reshaping import Reshaped
+from normserve_server.restarting import Restarting
 from normserve_server.servable import Servable, Signature
 from normserve_server.session import OnnxSession
 from normserve_server.settings import Settings
@@ -51,57 +54,85 @@ class Opened:
     warm_up_seconds: float = 0.0
 
 
-def open_all(file: Path, folder: Path, config: ModelConfig, settings: Settings, default: Device) -> list[Opened]:
-    """Opens the model once for each instance; those on the CPU share a session, which any number of threads may run.
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens the sessions of one version.
 
-    Args:
+    Attributes:
         file: the artifact.
         folder: the model's, which holds the data of its warm-up requests.
         config: says how many instances, where, and with how many threads.
         settings: says it where the config does not.
-        default: where instances run that want no other device.
-
-    Raises:
-        LoadError: a device is missing, the file cannot be served, or a warm-up failed.
+        accelerators: the devices.
+        tell: called, on any thread, with what became of a GPU's sessions: "cuda_graphs" where they run without,
+            or what `restarting` says.
     """
-    places = placement.place(config.instances, default)
-    instances = sum(place.provider == devices.CPU for place in places)
-    given = config.threads or settings.intra_op_threads
-    opened: list[Opened] = []
-    for place in places:
-        shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
-        everywhere = max(instances, 1) * settings.workers
-        opened += shared[:1] or [_open_warm(file, folder, config, settings, place, given, everywhere)]
-    return opened
 
+    file: Path
+    folder: Path
+    config: ModelConfig
+    settings: Settings
+    accelerators: Accelerators = field(default_factory=Accelerators)
+    tell: Callable[[str], None] = lambda _: None
 
-def _open_warm(
-    file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, given: int, instances: int
-) -> Opened:
-    """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
-    with _failing_warm_up():
-        opened = _timed(_open(file, folder, config, settings, device, placement.threads(given, instances)))
-        small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
-        if not given and opened.threads != 1 and small:
-            opened = _timed(_open(file, folder, config, settings, device, 1))
-        began = now()
-        _warm(opened, folder, config)
-    return replace(opened, warm_up_seconds=opened.warm_up_seconds + now() - began)
+    def open_all(self, default: Device) -> list[Opened]:
+        """Opens the model once for each instance; those on the CPU share a session, which any number of threads may run.
 
+        Args:
+            default: where instances run that want no other device.
 
-def _open(file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, threads: int) -> Opened:
-    session = OnnxSession(
-        file,
-        device,
-        threads=threads,
-        max_batch_size=config.max_batch_size,
-        default_max_batch_size=settings.default_max_batch_size,
-        graph_optimization=config.graph_optimization,
-    )
-    servable = _as_configured(session, config)
-    configured = warm_up_requests.read(folder, config, servable.signature)
-    sample = warm_up.zeros(servable.signature) or (configured[0].inputs if configured else None)
-    return Opened(servable, device, threads, _buckets(servable.signature, config, device), sample)
+        Raises:
+            LoadError: a device is missing or has no room, the file cannot be served, or a warm-up failed.
+        """
+        places = placement.place(self.config.instances, default)
+        instances = sum(place.provider == devices.CPU for place in places)
+        everywhere = max(instances, 1) * self.settings.workers
+        opened: list[Opened] = []
+        for place in places:
+            shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
+            opened += shared[:1] or [self._open_for_good(place, everywhere)]
+        return opened
+
+    def _open_for_good(self, device: Device, instances: int) -> Opened:
+        opened = self._open_warm(device, instances)
+        if not self.accelerators.of(device).apart:
+            return opened
+        servable = Restarting(opened.servable, lambda: self._open_warm(device, instances).servable, self.tell)
+        return replace(opened, servable=servable)
+
+    def _open_warm(self, device: Device, instances: int) -> Opened:
+        """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
+        given = self.config.threads or self.settings.intra_op_threads
+        accelerator = self.accelerators.of(device)
+        with _failing(accelerator):
+            room.check(self.file, accelerator, self.settings.gpu_mem_limit)
+            opened, session = self._open(device, placement.threads(given, instances))
+            opened = _timed(opened)
+            small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
+            if not given and opened.threads != 1 and small:
+                opened, session = self._open(device, 1)
+                opened = _timed(opened)
+            began = now()
+            _warm(opened, self.folder, self.config)
+        session.leave()
+        session.captured_sizes = (opened.buckets or (1,)) if self.settings.cuda_graphs else ()
+        return replace(opened, warm_up_seconds=opened.warm_up_seconds + now() - began)
+
+    def _open(self, device: Device, threads: int) -> tuple[Opened, OnnxSession]:
+        session = OnnxSession(
+            self.file,
+            self.accelerators.of(device),
+            threads=threads,
+            max_batch_size=self.config.max_batch_size,
+            default_max_batch_size=self.settings.default_max_batch_size,
+            graph_optimization=self.config.graph_optimization,
+            tuning=self.settings.tuning,
+            fallen_back=self.tell,
+        )
+        servable = _as_configured(session, self.config)
+        configured = warm_up_requests.read(self.folder, self.config, servable.signature)
+        sample = warm_up.zeros(servable.signature) or (configured[0].inputs if configured else None)
+        return Opened(servable, device, threads, _buckets(servable.signature, self.config, device), sample), session
 
 
 def _timed(opened: Opened) -> Opened:
@@ -144,8 +175,20 @@ def _warm(opened: Opened, folder: Path, config: ModelConfig) -> None:
 
 
 @contextlib.contextmanager
-def _failing_warm_up() -> Iterator[None]:
+def _failing(accelerator: Accelerator) -> Iterator[None]:
+    """Makes a failed warm-up a failed load; with the figures, where the device has memory of its own."""
     try:
         yield
-    except ServiceError as error:
-        raise LoadError(f"its first inference failed: {error}") from error
+    except (LoadError, ServiceError) as error:
+        reason = str(error) if isinstance(error, LoadError) else f"its first inference failed: {error}"
+        raise LoadError(reason + _room(accelerator)) from error
+
+
+def _room(accelerator: Accelerator) -> str:
+    if not accelerator.apart:
+        return ""
+    try:
+        free, total = accelerator.free_and_total_bytes()
+    except Exception as error:  # noqa: BLE001 - a device that is broken tells nothing
+        return f" ({accelerator.device} does not tell of its memory: {error})"
+    return f" ({accelerator.device} has {free} of {total} bytes free)"

@@ -76,6 +76,9 @@ class FakeLoader:
             raise IsADirectoryError(21, "Is a directory")
         return Loaded(FakeServable(content), FakeBatcher(), REPORT)  # type: ignore[arg-type]
 
+    def give_back(self) -> None:
+        pass
+
 
 class World:
     """A repository on disk, and what serves it."""

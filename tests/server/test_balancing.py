@@ -1,15 +1,19 @@
 """Which of several devices runs next, with instances that the test holds in its hands."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 from held_instance import HeldInstance
+from normserve_proto.tensors import Array
 from normserve_server.balancing import Load
 from normserve_server.batching import Batcher
 from normserve_server.calls import Call
+from normserve_server.errors import InternalError, UnavailableError
+from normserve_server.instance import Instance
 from normserve_server.validation import Work
+from normserve_server.workers import Worker
 from prometheus_client import CollectorRegistry, Histogram
 
 
@@ -92,3 +96,65 @@ async def test_a_slower_device_gets_less_and_no_request_waits_while_one_is_free(
                 instance.finish()
     await finish(tasks, [slow, fast])
     assert shares == {"cuda:0": 10, "cuda:1": 30}
+
+
+async def test_one_that_is_down_gets_nothing_while_another_is_not_and_everything_else() -> None:
+    """Or it would fail one after the other while the other works at its first."""
+    one, other = HeldInstance("cuda:0"), HeldInstance("cuda:1")
+    batcher = batcher_of([one, other])
+    one.down = True
+    tasks = await submit(batcher, 2)
+    assert busy([one, other]) == ["cuda:1"]
+    other.down = True
+    other.finish()
+    assert len(busy([one, other])) == 1
+    await finish(tasks, [one, other])
+    await batcher.close()  # which waits for all
+
+
+async def test_a_probe_finds_one_that_is_up_again_and_gives_it_what_waits() -> None:
+    one, other = HeldInstance("cuda:0"), HeldInstance("cuda:1")
+    batcher = batcher_of([one, other])
+    one.down, one.probed = True, UnavailableError("broken")
+    tasks = await submit(batcher, 2)
+    await batcher.probe(1)
+    assert busy([one, other]) == ["cuda:1"]
+    one.down, one.probed = False, None
+    await batcher.probe(1)
+    assert busy([one, other]) == ["cuda:0", "cuda:1"]
+    await finish(tasks, [one, other])
+
+
+async def test_a_probe_fails_where_all_are_down_or_one_that_is_up_fails() -> None:
+    one, other = HeldInstance("cuda:0"), HeldInstance("cuda:1")
+    batcher = batcher_of([one, other])
+    one.probed = InternalError("wrong")
+    with pytest.raises(InternalError, match="wrong"):
+        await batcher.probe(1)
+    one.probed = other.probed = UnavailableError("broken")
+    one.down = other.down = True
+    with pytest.raises(UnavailableError, match="broken"):
+        await batcher.probe(1)
+
+
+async def test_an_instance_is_down_from_when_its_servable_is_gone_until_it_works() -> None:
+    class Servable:
+        error: Exception | None = UnavailableError("broken")
+
+        def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+            if self.error is not None:
+                raise self.error
+            return [inputs["x"]]
+
+    servable = Servable()
+    instance = Instance(servable, Worker("test"), sample={"x": np.zeros(1)})  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError):
+        await instance.probe(10)
+    assert instance.down
+    servable.error = None
+    await instance.probe(10)
+    assert not instance.down
+    servable.error = InternalError("one bad request")
+    instance.run([Work({"x": np.zeros((1, 1))}, 1, ((1,),), None)])
+    assert not instance.down
+    await instance.close()

@@ -33,6 +33,7 @@ class Held:
     """An instance whose runs end when the test says so."""
 
     device = "cpu"
+    down = False
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[float], Callable[[], None]]] = []

@@ -4,6 +4,7 @@ import pytest
 from normserve_server import opening, placement
 from normserve_server.devices import CPU, Device
 from normserve_server.model_config import InstanceGroup, ModelConfig
+from normserve_server.opening import Opener
 from normserve_server.settings import Settings
 
 
@@ -19,5 +20,5 @@ def test_all_instances_of_all_workers_share_the_cores(
     folder = digits_repository / "digits"
     settings = Settings(repository=(digits_repository,), workers=workers, intra_op_threads=given)
     config = ModelConfig(instances=(InstanceGroup(instances),))
-    opened = opening.open_all(folder / "1" / "model.onnx", folder, config, settings, Device(CPU))
+    opened = Opener(folder / "1" / "model.onnx", folder, config, settings).open_all(Device(CPU))
     assert [one.threads for one in opened] == [threads] * instances

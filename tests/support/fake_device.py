@@ -20,7 +20,7 @@ class FakeEvent:
         self._moment = None
 
     def come(self):
-        self._moment = now()
+        self._moment = self._lane.accelerator.clock()
 
     def reach(self):
         """Has the lane do everything up to here."""
@@ -47,6 +47,7 @@ class FakeLane:
         self.accelerator.journal.append((self.number, what, *details))
 
     def copy_in(self, memory, array):
+        self.accelerator.copying_in()
         self._order("copy in", array.nbytes, lambda: self._copy(_bytes(memory)[: array.nbytes], _flat(array)))
 
     def copy_out(self, array, memory):
@@ -60,7 +61,7 @@ class FakeLane:
                 raise RuntimeError("operation not permitted when stream is capturing")
             while self._ordered:
                 self._ordered.pop(0)()
-        self.accelerator.delay()  # other lanes go on meanwhile
+        self.accelerator.running()  # other lanes go on meanwhile
         enqueue()
 
     def record(self):
@@ -86,7 +87,6 @@ class FakeLane:
             self._ordered.append(copy)
 
     def _copy(self, target, source):
-        self.accelerator.delay()
         target[:] = source
 
 
@@ -96,9 +96,11 @@ class FakeAccelerator:
     Args:
         index: its number.
         total_bytes: how much memory it has.
-        delay: called before each copy and run; where it blocks, the device is slow.
+        clock: what events are timed by, in seconds.
 
     Attributes:
+        running: called before each run; where it blocks, the device computes for long.
+        copying_in: called before each copy to the device is ordered.
         journal: what was ordered: the lane's number, what, and how many bytes, which lane's event or which graph.
         fails_capture: whether runs that are to be captured fail.
         broken_by: why nothing works any more; None while all does. A test may set it at any time.
@@ -106,13 +108,15 @@ class FakeAccelerator:
     """
 
     apart = True
+    where = ("cpu", 0)
 
-    def __init__(self, index=0, *, total_bytes=2**30, delay=lambda: None):
+    def __init__(self, index=0, *, total_bytes=2**30, clock=now):
         self.device = Device(CUDA, index)
         self.journal = []
         self.fails_capture = False
         self.broken_by = None
-        self.delay = delay
+        self.running = self.copying_in = lambda: None
+        self.clock = clock
         self.turn = threading.RLock()
         self.cached_bytes = 0
         self._lanes = 0
@@ -129,7 +133,7 @@ class FakeAccelerator:
             raise DeviceMemoryError(f"{self.device}: wanted {nbytes} bytes of memory, {free} of {self._total_bytes} are free")
         self._taken_bytes += nbytes
         block = _Block(self, nbytes)
-        return Memory(block.array.ctypes.data, nbytes, "cpu", 0, block)
+        return Memory(block.array.ctypes.data, nbytes, *self.where, block)
 
     def lane(self):
         self._lanes += 1

@@ -17,8 +17,10 @@ class HeldInstance:
 
     def __init__(self, device: str = "cpu", run_seconds: float = 1.0) -> None:
         self.device = device
+        self.down = False
         self.run_seconds = run_seconds
         self.batch: Sequence[Work] = ()
+        self.probed: BaseException | None = None
         self._done: Callable[[list[Run]], None] | None = None
 
     def quick(self, _work: Work) -> bool:
@@ -33,6 +35,10 @@ class HeldInstance:
         runs = [Run(one.size, LAPS, [self._outcome(one)]) for one in self.batch]
         done, self._done, self.batch = self._done, None, ()
         done(runs)
+
+    async def probe(self, _timeout_seconds: float) -> None:
+        if self.probed is not None:
+            raise self.probed
 
     async def close(self) -> None:
         pass

@@ -163,6 +163,17 @@ def _models() -> Row:
                 )
             ],
         ),
+        lines(
+            "Devices",
+            "Sessions on GPUs that run without CUDA graphs, and those that were opened anew after the device had broken.",
+            "short",
+            [
+                (
+                    f"sum by (model, event) (increase(normserve_device_events_total{{{MODELS}}}[$__rate_interval]))",
+                    "{{model}} {{event}}",
+                )
+            ],
+        ),
         rows(
             "Batch norms",
             "How many of a file's batch norms were folded, and how many are left in the graph.",

@@ -83,6 +83,7 @@ class Cuda:
         if not torch.cuda.is_available():
             raise LoadError(f"{device}: this torch ({torch.__version__}) cannot use a GPU, which copies to it are made with")
         self.device = device
+        self.where = ("cuda", device.index)
 
     def staging(self, nbytes: int) -> Array:
         """Pinned memory, which torch keeps for the next one that wants as much."""
@@ -94,7 +95,7 @@ class Cuda:
         """Memory of torch's allocator; never at the address 0, which onnxruntime does not take."""
         with self._room(nbytes):
             tensor = torch.empty(max(nbytes, 1), dtype=torch.uint8, device=f"cuda:{self.device.index}")
-            return Memory(tensor.data_ptr(), nbytes, "cuda", self.device.index, tensor)
+            return Memory(tensor.data_ptr(), nbytes, *self.where, tensor)
 
     def lane(self) -> CudaLane:
         """A stream of torch's pool."""

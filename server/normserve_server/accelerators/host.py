@@ -55,6 +55,7 @@ class Host:
 
     device = Device(CPU)
     apart = False
+    where = ("cpu", 0)
 
     def staging(self, nbytes: int) -> Array:
         """Gives memory."""

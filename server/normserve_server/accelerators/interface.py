@@ -13,11 +13,9 @@ from normserve_proto.tensors import Array
 
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.devices import Device
-from normserve_server.errors import InternalError
+from normserve_server.errors import DeviceBrokenError, DeviceMemoryError
 
-
-class DeviceMemoryError(InternalError):
-    """There is no room on the device; the text says how much was wanted, and how much there is."""
+__all__ = ["Accelerator", "DeviceBrokenError", "DeviceMemoryError", "Event", "Lane", "Memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,10 @@ class Accelerator(Protocol):
     @property
     def apart(self) -> bool:
         """Whether its memory is not the host's, so that tensors are copied there and back."""
+
+    @property
+    def where(self) -> tuple[str, int]:
+        """Where its memory is, as `Memory` has it: kind and index."""
 
     def staging(self, nbytes: int) -> Array:
         """Gives host memory that it copies from and to without the host: uint8 [nbytes]. It goes with its last view.

@@ -14,7 +14,6 @@ class Tuning:
         prefer_nhwc: whether convolutions are brought into channels-last order.
         cuda_graphs: whether runs of known shapes are captured once and replayed.
         tensorrt: whether TensorRT builds engines of what it can.
-        double_buffering: whether an instance copies one batch while it computes another.
     """
 
     memory_limit_bytes: int = 0
@@ -23,4 +22,3 @@ class Tuning:
     prefer_nhwc: bool = False
     cuda_graphs: bool = False
     tensorrt: bool = False
-    double_buffering: bool = False
