@@ -38,7 +38,7 @@ class Bare(Bench):
         runs, began = 0, now()
         while now() - began < seconds:
             for _ in range(LAPS_AT_ONCE):
-                self._lane.run(lambda: self.session.run_with_iobinding(self._binding, self._options), 0)
+                self.order()
             self._lane.record().synchronize()
             runs += LAPS_AT_ONCE
         return (now() - began) / runs
@@ -59,7 +59,9 @@ def best(path: Path, sizes: Sequence[int], accelerator: Accelerator, tuning: Tun
     """
     rates = []
     for size in sizes:
-        bench = Bare(Subject(path, {}, size, 1, 0, tuning), accelerator, ort.SessionOptions())
+        bench = Bare(
+            Subject(path, {}, size, 1, 0, tuning), accelerator, ort.SessionOptions(), number=1 if tuning.cuda_graphs else None
+        )
         for _ in range(3):  # the first pays for all, the next may capture
             bench.lap()
         rates.append(Rate(size, size / bench.seconds(seconds), tuning))

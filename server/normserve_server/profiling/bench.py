@@ -14,6 +14,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.accelerators.interface import Accelerator, Memory
 from normserve_server.calls import now
+from normserve_server.compute import graph
 from normserve_server.profiling.subject import Subject, complete
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -43,13 +44,16 @@ class Bench:
         subject: what is to be measured.
         accelerator: where.
         options: of the session, beside what `subject` asks for.
+        number: of the graph that runs are captured as; None for none.
 
     Attributes:
         session: onnxruntime's.
         inputs: all of them, by name.
     """
 
-    def __init__(self, subject: Subject, accelerator: Accelerator, options: ort.SessionOptions) -> None:
+    def __init__(
+        self, subject: Subject, accelerator: Accelerator, options: ort.SessionOptions, number: int | None = None
+    ) -> None:
         options.intra_op_num_threads = subject.threads
         options.log_severity_level = 3
         self._lane = accelerator.lane()
@@ -57,10 +61,7 @@ class Bench:
         self.session = ort.InferenceSession(str(subject.path), options, providers=providers)
         self.inputs = complete(self.session.get_inputs(), subject)
         self._accelerator = accelerator
-        memory = accelerator.memory(1)
-        self._place = memory.kind, memory.index
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the lane's events wait
+        self._graph = graph(number)
         self._binding = self.session.io_binding()
         self._filled: list[tuple[Array, Array, Memory]] = []
         self._landing: list[Array] = []
@@ -68,7 +69,7 @@ class Bench:
             self._bind(name, array)
         for node in self.session.get_outputs():
             strings = node.type == "tensor(string)"  # which are on the host wherever the session runs
-            self._binding.bind_output(node.name, *(("cpu", 0) if strings else self._place))
+            self._binding.bind_output(node.name, *(("cpu", 0) if strings else accelerator.where))
 
     def lap(self) -> Times:
         """Runs once."""
@@ -79,13 +80,17 @@ class Bench:
         for _, staging, memory in self._filled:
             lane.copy_in(memory, staging)
         marks.append(lane.record())
-        lane.run(lambda: self.session.run_with_iobinding(self._binding, self._options))
+        self.order()
         marks.append(lane.record())
         self._fetch()
         marks.append(lane.record())
         marks[-1].synchronize()
         copy_in, run, copy_out = (later.seconds_since(earlier) for earlier, later in itertools.pairwise(marks))
         return Times(copy_in, run, copy_out, max(now() - began - copy_in - run - copy_out, 0.0))
+
+    def order(self) -> None:
+        """Orders one run of the session, without any copies."""
+        self._lane.run(lambda: self.session.run_with_iobinding(self._binding, self._graph.options), self._graph.number)
 
     def outputs(self) -> list[Array]:
         """The last run's outputs as bytes, uint8 [nbytes] each; without those of strings. On a device apart only."""
@@ -108,7 +113,7 @@ class Bench:
         if not self._landing:
             self._landing = [self._accelerator.staging(value.tensor_size_in_bytes()) for value in values]
         for value, landing in zip(values, self._landing, strict=True):
-            self._lane.copy_out(landing, Memory(value.data_ptr(), landing.nbytes, *self._place, value))
+            self._lane.copy_out(landing, Memory(value.data_ptr(), landing.nbytes, *self._accelerator.where, value))
 
 
 def _bytes(array: Array) -> Array:

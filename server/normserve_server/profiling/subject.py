@@ -10,7 +10,7 @@ from normserve_proto.tensors import DTYPES, Array
 
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.errors import InvalidRequestError
-from normserve_server.session import DATATYPES
+from normserve_server.onnx_signature import DATATYPES
 
 
 @dataclass(frozen=True, slots=True)

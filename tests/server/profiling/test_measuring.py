@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from fake_device import FakeAccelerator
+from fake_device import FakeAccelerator, FakeLane
 from normserve_server.accelerators.host import Host, HostLane
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.errors import InvalidRequestError, LoadError
 from normserve_server.profiling import bench as benches
-from normserve_server.profiling.bench import Bench
+from normserve_server.profiling.bench import Bench, Times
 from normserve_server.profiling.measuring import measure
 from normserve_server.profiling.operators import WARM_UP_RUNS, Operator, added_up
 from normserve_server.profiling.subject import Subject
@@ -34,14 +34,17 @@ def test_a_device_apart_is_copied_to_and_from_in_order_and_gives_the_right_numbe
 
 
 def test_the_parts_of_a_run_are_the_devices(subject, monkeypatch):
-    """With a clock that ticks once whenever it is asked, each part is as long as it was asked in between."""
-    ticks = iter(range(10_000))
-    monkeypatch.setattr("fake_device.now", lambda: next(ticks))
-    monkeypatch.setattr(benches, "now", lambda: next(ticks))
-    device = FakeAccelerator(delay=lambda: next(ticks))
-    times = Bench(subject(), device, ort.SessionOptions()).lap()
-    # Began, [event, copy, event, run, event, copy, event], ended: the fake waits before each copy and run.
-    assert (times.copy_in, times.copy_out, times.run + times.host) == (2, 2, 4)
+    """On a clock that stands but while the device is at something: 2 s in, 5 s of computing, 3 s out, and 1 s of the host."""
+    time, copies = [0.0], iter([2.0, 3.0])
+
+    def pass_(seconds):
+        time[0] += seconds
+
+    device = FakeAccelerator(clock=lambda: time[0])
+    device.running, device.copying_in = lambda: pass_(5.0), lambda: pass_(1.0)
+    monkeypatch.setattr(FakeLane, "_copy", lambda _lane, _target, _source: pass_(next(copies)))
+    monkeypatch.setattr(benches, "now", device.clock)
+    assert Bench(subject(), device, ort.SessionOptions()).lap() == Times(2.0, 5.0, 3.0, 1.0)
 
 
 def test_the_host_is_bound_to_its_own_memory(subject, monkeypatch):
