@@ -35,7 +35,7 @@ def samples_per_second(network: str, batch: int, device: str, mode: str, *, seco
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=max(limit, 1.0), env=environment)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=limit, env=environment)
     except subprocess.TimeoutExpired:
         raise RivalError(f"torch.compile was not done after {limit:.0f} s") from None
     if done.returncode:
