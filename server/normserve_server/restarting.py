@@ -13,7 +13,7 @@ from normserve_proto.tensors import Array
 from normserve_server.accelerators.interface import DeviceBrokenError
 from normserve_server.calls import now
 from normserve_server.compute import Times
-from normserve_server.errors import LoadError, ServiceError, UnavailableError
+from normserve_server.errors import UnavailableError
 from normserve_server.servable import Servable, Signature
 
 RETRY_SECONDS = 5.0  # between two attempts to open it; each costs about that where a device is half dead
@@ -86,7 +86,7 @@ class Restarting:
                 raise UnavailableError(self._reason)
             try:
                 self._servable = self._reopen()
-            except (LoadError, ServiceError) as error:
+            except Exception as error:  # whatever it is, nothing serves
                 self._fail(error)
                 raise UnavailableError(self._reason) from error
             finally:

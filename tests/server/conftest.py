@@ -60,6 +60,7 @@ class FakeLoader:
         self.gate = asyncio.Event()
         self.loads: list[tuple[str, str]] = []
         self.configs: list[ModelConfig] = []
+        self.given_back = 0
 
     async def load(self, folder: Path, labels: tuple[str, str], config: ModelConfig) -> Loaded:
         self.loads.append(labels)
@@ -77,7 +78,7 @@ class FakeLoader:
         return Loaded(FakeServable(content), FakeBatcher(), REPORT)  # type: ignore[arg-type]
 
     def give_back(self) -> None:
-        pass
+        self.given_back += 1
 
 
 class World:

@@ -112,10 +112,10 @@ def test_memory_that_is_not_there_is_an_error_with_the_numbers(tmp_path) -> None
 
 def test_one_batch_is_copied_in_while_another_computes(tmp_path) -> None:
     """Two threads: the second orders its copy and waits for its turn; the first, which is computing, then goes on."""
-    computing, ordered, copied = threading.Event(), threading.Event(), threading.Event()
+    computing, ordered, copied, both = (threading.Event() for _ in range(4))
     device = FakeAccelerator()
     session = load(linear(tmp_path / "m.onnx"), device)
-    device.running = lambda: (computing.set(), ordered.wait(10))
+    device.running = lambda: (both if computing.is_set() else computing).set() or ordered.wait(10)
     results = {}
     threads = [
         threading.Thread(target=lambda name=name: results.setdefault(name, session.run({"x": batch(2, begin=name)})))
@@ -126,6 +126,7 @@ def test_one_batch_is_copied_in_while_another_computes(tmp_path) -> None:
     device.copying_in = copied.set
     threads[1].start()
     assert copied.wait(10)  # although the first is still at it
+    assert not both.wait(0.2)
     ordered.set()
     for thread in threads:
         thread.join(10)

@@ -29,7 +29,19 @@ def test_with_all_waits_it_computes() -> None:
 
 
 def test_without_waits_it_computes_something_else() -> None:
-    assert doubled_on_lanes(FakeAccelerator(), waits=False) == [254] * 4
+    assert doubled_on_lanes(FakeAccelerator(), waits=False) == [255] * 4
+
+
+def test_what_a_run_writes_is_not_there_for_a_lane_that_does_not_wait_for_it() -> None:
+    device = FakeAccelerator()
+    compute, back = device.lane(), device.lane()
+    memory, early, late = device.memory(1), device.staging(1), device.staging(1)
+    compute.run(lambda: memory.owner.array.fill(7))
+    back.copy_out(early, memory)
+    back.wait(compute.record())
+    back.copy_out(late, memory)
+    back.record().synchronize()
+    assert (early.tolist(), late.tolist()) == ([255], [7])
 
 
 def test_what_nobody_waits_for_has_not_happened() -> None:
