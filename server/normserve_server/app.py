@@ -21,13 +21,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, loop_lag, memory, operators, preparation, transport
+from normserve_server.accelerators.interface import Accelerator
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
 from normserve_server.descriptions import Descriptions
 from normserve_server.devices import DeviceError
-from normserve_server.errors import CODES, StateError
+from normserve_server.errors import CODES, LoadError, StateError
 from normserve_server.health import Health
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
@@ -111,7 +112,7 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
-        self._place = operators.Place()
+        self._place = operators.Place(_accelerator(loader), self._metrics.operator_fallbacks.inc)
         self._keeper = Worker("normalizers")
         database = Database(settings.state or default_state())
         self._store = Store(database, self._keeper, self._metrics, settings.max_queue_size)
@@ -301,6 +302,15 @@ def _device(settings: Settings) -> devices.Device:
         return devices.choose(settings.device)
     except DeviceError as error:
         raise StartError(str(error)) from None
+
+
+def _accelerator(loader: Loader) -> Accelerator | None:
+    """What operators run on, if not on the host."""
+    try:
+        return loader.accelerators.of(loader.device)
+    except LoadError as error:
+        _log.warning("operators run on the CPU", reason=str(error))
+        return None
 
 
 def _check_repository(settings: Settings) -> None:

@@ -4,13 +4,13 @@ Nothing between an operator and the session goes through the host: what one leav
 """
 
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from typing import Any, Protocol
 
 from normserve_proto.tensors import Array
 
-from normserve_server.accelerators.interface import Accelerator, Lane
-from normserve_server.operators import Compute
+from normserve_server.compute import Compute
+from normserve_server.errors import ServiceError
+from normserve_server.operators import Compute as Operator
 from normserve_server.operators.device import DeviceTensor, crossing
 from normserve_server.operators.handover import to_tensor, to_value
 from normserve_server.servable import Signature
@@ -28,15 +28,14 @@ class Session(Protocol):
         """What computes it."""
 
     @property
-    def accelerator(self) -> Accelerator:
+    def compute(self) -> Compute:
         """Where it computes."""
 
-    @property
-    def lane(self) -> Lane:
-        """What it computes on."""
-
     def run_values(self, values: Mapping[str, Any]) -> Sequence[Any]:
-        """Computes the outputs, in its order, as OrtValues on its device, of OrtValues there. Call it in `lane.run`."""
+        """Orders a run on its lane, in `Lane.run`: from OrtValues on its device to OrtValues there, in its order."""
+
+    def failure(self, error: Exception) -> ServiceError:
+        """Says what a failure on its device is to callers."""
 
 
 class Joined:
@@ -48,12 +47,11 @@ class Joined:
         behind: by the name of an output, likewise.
     """
 
-    def __init__(self, session: Session, before: Mapping[str, Compute], behind: Mapping[str, Compute]) -> None:
+    def __init__(self, session: Session, before: Mapping[str, Operator], behind: Mapping[str, Operator]) -> None:
         self.signature = session.signature
         self._session = session
         self._before = before
         self._behind = [behind.get(spec.name) for spec in session.signature.outputs]
-        self._turn = Lock()  # a lane's
 
     @property
     def provider(self) -> str:
@@ -65,16 +63,24 @@ class Joined:
 
         Raises:
             InvalidRequestError: an operator refuses a tensor.
-            InternalError: onnxruntime failed on these inputs, or the device has no room for them.
+            DeviceMemoryError: there is no room on the device.
+            DeviceBrokenError: the device will do nothing any more.
+            InternalError: the model failed on these inputs.
         """
-        session = self._session
-        with self._turn, crossing(session.accelerator, session.lane) as way:
+        try:
+            return self._run(inputs)
+        except Exception as error:  # onnxruntime's and torch's have no other base
+            raise self._session.failure(error) from error
+
+    def _run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        session, compute = self._session, self._session.compute
+        with compute.turn, crossing(compute.accelerator, compute.lane) as way:
             values = {name: to_value(_applied(self._before.get(name), way.put(array)).tensor) for name, array in inputs.items()}
             outputs = way.run(lambda: [DeviceTensor(to_tensor(value), way) for value in session.run_values(values)])
             finished = [_applied(operator, output) for operator, output in zip(self._behind, outputs, strict=True)]
             return [way.fetch(output) for output in finished]
 
 
-def _applied(operator: Compute | None, given: DeviceTensor) -> DeviceTensor:
+def _applied(operator: Operator | None, given: DeviceTensor) -> DeviceTensor:
     output: DeviceTensor = operator(given).output if operator else given
     return output

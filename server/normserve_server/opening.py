@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from normserve_proto.tensors import Array
@@ -22,6 +23,9 @@ from normserve_server.restarting import Restarting
 from normserve_server.servable import Servable, Signature
 from normserve_server.session import OnnxSession
 from normserve_server.settings import Settings
+
+if TYPE_CHECKING:
+    from normserve_server.joined import Joined
 
 # A shorter run gets one thread: sharing it out gains microseconds, and the threads that then spin for the next one take the
 # cores from gRPC and from every other model (a run of 40 us, 16 callers, two cores: 1,840 requests/s with two threads, 2,820
@@ -144,10 +148,17 @@ def _timed(opened: Opened) -> Opened:
 
 def _as_configured(session: OnnxSession, config: ModelConfig) -> Servable:
     signature = config_signature.narrowed(session.signature, config)
+    servable = _joined(session, config) if config.operators else session
     if config.input_reshapes or config.output_reshapes:
-        return Reshaped(session, signature, config.input_reshapes, config.output_reshapes)
-    session.signature = signature
-    return session
+        return Reshaped(servable, signature, config.input_reshapes, config.output_reshapes)
+    servable.signature = signature
+    return servable
+
+
+def _joined(session: OnnxSession, config: ModelConfig) -> "Joined":
+    from normserve_server import joining  # noqa: PLC0415 - it imports torch, which few models want
+
+    return joining.joined(session, config.operators)
 
 
 def _buckets(signature: Signature, config: ModelConfig, device: Device) -> tuple[int, ...]:

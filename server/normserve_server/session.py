@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import get_ident
+from typing import Any
 
 import onnxruntime as ort
 import structlog
@@ -16,6 +17,7 @@ from normserve_server.binding import Bound, HostBinding, Unbound
 from normserve_server.compute import Compute, Times
 from normserve_server.device_binding import DeviceBinding
 from normserve_server.errors import InternalError, LoadError, ServiceError
+from normserve_server.value_binding import ValueBinding
 
 __all__ = ["LoadError", "OnnxSession"]
 
@@ -36,6 +38,7 @@ class OnnxSession:
         fallen_back: called with "cuda_graphs" where they were wanted and cannot be, on any thread.
 
     Attributes:
+        compute: where it runs, and on what.
         captured_sizes: batch sizes whose runs each thread captures as CUDA graphs before its first one; empty for none.
 
     Raises:
@@ -54,7 +57,7 @@ class OnnxSession:
         tuning: Tuning = Tuning(),  # noqa: B008 - it cannot change
         fallen_back: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._compute = Compute(accelerator, accelerator.lane())
+        self.compute = Compute(accelerator, accelerator.lane())
         self._fallen_back = fallen_back
         options = _options(threads, graph_optimization)
         self._session = self._open(path, options, tuning)
@@ -63,6 +66,7 @@ class OnnxSession:
         self._file = self.signature  # what the session itself has, whatever clients see
         self.captured_sizes: Sequence[int] = ()
         self._bound: dict[int, Bound] = {}
+        self._values: ValueBinding | None = None
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """Computes the outputs, in the signature's order. Any number of threads may.
@@ -79,8 +83,20 @@ class OnnxSession:
         except ServiceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no other base
-            self._check_device(error)
-            raise InternalError(f"onnxruntime: {_first_line(error)}") from error
+            raise self.failure(error) from error
+
+    def run_values(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Orders a run on the session's lane, in `Lane.run`: see `ValueBinding`. Hold `compute.turn`."""
+        if self._values is None:
+            self._values = ValueBinding(self._session, self.compute.accelerator.where)
+        return self._values.run(values)
+
+    def failure(self, error: Exception) -> ServiceError:
+        """Says what a failure on the device is to callers; of a device that is broken, that it is."""
+        broken = self.compute.accelerator.broken()
+        if broken is not None:
+            return DeviceBrokenError(f"{self.compute.accelerator.device}: {broken}")
+        return error if isinstance(error, ServiceError) else InternalError(f"onnxruntime: {_first_line(error)}")
 
     @property
     def times(self) -> Times | None:
@@ -93,7 +109,7 @@ class OnnxSession:
         self._bound.pop(get_ident(), None)
 
     def _open(self, path: Path, options: ort.SessionOptions, tuning: Tuning) -> ort.InferenceSession:
-        providers = self._compute.accelerator.providers(tuning, self._compute.lane)
+        providers = self.compute.accelerator.providers(tuning, self.compute.lane)
         try:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # as above
@@ -104,7 +120,7 @@ class OnnxSession:
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         got = session.get_providers()[0]
         if got != wanted:
-            raise LoadError(f"asked for {wanted} ({self._compute.accelerator.device}), the session got {got}")
+            raise LoadError(f"asked for {wanted} ({self.compute.accelerator.device}), the session got {got}")
         return session
 
     def _bind(self) -> Bound:
@@ -112,8 +128,8 @@ class OnnxSession:
         bound: Bound
         if any(spec.datatype == "BYTES" for spec in (*self._file.inputs, *self._file.outputs)):
             bound = Unbound(self._session, self._file)
-        elif self._compute.accelerator.apart:
-            bound = DeviceBinding(self._session, self._file, self._compute)
+        elif self.compute.accelerator.apart:
+            bound = DeviceBinding(self._session, self._file, self.compute)
             self._capture(bound)
         else:
             bound = HostBinding(self._session, self._file)
@@ -127,8 +143,9 @@ class OnnxSession:
             try:
                 if inputs is not None:
                     bound.capture(inputs)
-            except Exception as error:  # noqa: BLE001 - whatever it is, runs that are not captured may work
-                self._check_device(error)
+            except Exception as error:  # whatever it is, runs that are not captured may work
+                if self.compute.accelerator.broken() is not None:
+                    raise self.failure(error) from error
                 self._fall_back(error)
                 self.captured_sizes = ()
                 return
@@ -136,11 +153,6 @@ class OnnxSession:
     def _fall_back(self, error: Exception) -> None:
         _log.warning("no CUDA graphs", reason=_first_line(error))
         self._fallen_back("cuda_graphs")
-
-    def _check_device(self, error: Exception) -> None:
-        broken = self._compute.accelerator.broken()
-        if broken is not None:
-            raise DeviceBrokenError(f"{self._compute.accelerator.device}: {broken}") from error
 
 
 def _options(threads: int, graph_optimization: str) -> ort.SessionOptions:

@@ -10,6 +10,7 @@ from fake_device import FakeAccelerator
 from normserve_proto.tensors import DTYPES
 from normserve_server import operators
 from normserve_server.accelerators.host import Host
+from normserve_server.compute import Compute
 from normserve_server.errors import InvalidRequestError
 from normserve_server.joined import Joined
 from normserve_server.operators.handover import to_tensor, to_value
@@ -31,8 +32,8 @@ class Session:
         specs = [tuple(TensorSpec(name, "FP32", (-1, 3, -1)) for name, _ in ends) for ends in (inputs, outputs)]
         self.signature = Signature(*specs, 8)
         self.provider = "CPUExecutionProvider"
-        self.accelerator, self.lane = accelerator, accelerator.lane()
-        self._binding = ValueBinding(ort.InferenceSession(str(path), providers=[self.provider]), accelerator)
+        self.compute = Compute(accelerator, accelerator.lane())
+        self._binding = ValueBinding(ort.InferenceSession(str(path), providers=[self.provider]), accelerator.where)
         self.read, self.written = {}, []
 
     def run_values(self, values):
@@ -40,6 +41,9 @@ class Session:
         self.read = {name: value.data_ptr() for name, value in values.items()}
         self.written = [value.data_ptr() for value in outputs]
         return outputs
+
+    def failure(self, error):
+        return error
 
 
 @pytest.fixture(params=DEVICES)
@@ -98,11 +102,11 @@ def test_between_an_operator_and_the_session_nothing_is_copied(session, monkeypa
     (y, _) = Joined(session, {"x": noted("x")}, {"y": noted("y")}).run(given)
     assert session.read["x"] == seen["x"][1]
     assert session.written[0] == seen["y"][0]
-    apart = session.accelerator.apart
+    apart = session.compute.accelerator.apart
     assert (seen["x"][0] != given["x"].ctypes.data) is apart
     assert (seen["y"][1] != y.ctypes.data) is apart
     if apart:  # what came, and what goes
-        assert session.accelerator.ordered("copy in", "copy out") == [
+        assert session.compute.accelerator.ordered("copy in", "copy out") == [
             ("copy in", 96), ("copy in", 192), ("copy out", 96), ("copy out", 192),
         ]  # fmt: skip
 

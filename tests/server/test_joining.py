@@ -7,6 +7,7 @@ import pytest
 from normserve_proto import open_inference_pb2 as pb
 from normserve_server import config_parameters, joining, operators
 from normserve_server.accelerators.host import Host
+from normserve_server.compute import Compute
 from normserve_server.errors import LoadError
 from normserve_server.joined import Joined
 from normserve_server.servable import Signature, TensorSpec
@@ -16,8 +17,7 @@ class Session:
     """Has tensors and computes nothing."""
 
     provider = "none"
-    accelerator = Host()
-    lane = accelerator.lane()
+    compute = Compute(Host(), Host().lane())
 
     def __init__(self, x: str = "FP32", batch: int = 8) -> None:
         inputs = (TensorSpec("x", x, (-1, 4, 6)), TensorSpec("n", "INT64", (-1,)))
@@ -25,6 +25,9 @@ class Session:
 
     def run_values(self, values):
         return [values["x"]]
+
+    def failure(self, error):
+        return error
 
 
 def read(text: str):

@@ -39,20 +39,18 @@ class Crossing:
         self._held: list[Any] = []
 
     def put(self, array: Array) -> "DeviceTensor":
-        """Orders the copy of an array, of any dtype but strings, to the device.
+        """Orders the copy of an array, of any dtype but strings, to the device. It is read until the crossing ends.
 
         Raises:
             DeviceMemoryError: there is no room.
         """
         array = np.require(array, requirements=("C", "A"))
+        self._held.append(array)
         if not self._accelerator.apart:
-            self._held.append(array)
             return DeviceTensor(_of_bytes(torch.from_numpy(_bytes(array)), array), self)
-        staged = self._accelerator.staging(array.nbytes)
-        np.copyto(staged, _bytes(array))
         memory = self._accelerator.memory(array.nbytes)
-        self._held += [staged, memory]
-        self._lane.copy_in(memory, staged)
+        self._held.append(memory)
+        self._lane.copy_in(memory, array)
         return DeviceTensor(_of_bytes(viewed(memory), array), self)
 
     def run(self, compute: Callable[[], T]) -> T:
@@ -64,14 +62,14 @@ class Crossing:
 
     def fetch(self, given: "DeviceTensor") -> Array:
         """Orders the copy of a tensor to the host; the array, which is nobody else's, is filled when the crossing ends."""
-        tensor, device = self.run(given.tensor.contiguous), self._accelerator.device
+        tensor = self.run(given.tensor.contiguous)
         if not self._accelerator.apart:
             array = tensor.view(-1).view(torch.uint8).numpy().view(given.dtype).reshape(tensor.shape)
             shared = any(isinstance(held, np.ndarray) and np.may_share_memory(array, held) for held in self._held)
             return array.copy() if shared else array
         array = self._accelerator.staging(tensor.nbytes).view(given.dtype).reshape(tensor.shape)
         self._held.append(array)
-        self._lane.copy_out(array, Memory(tensor.data_ptr(), tensor.nbytes, tensor.device.type, device.index, tensor))
+        self._lane.copy_out(array, Memory(tensor.data_ptr(), tensor.nbytes, *self._accelerator.where, tensor))
         return array
 
     def end(self) -> None:
