@@ -11,6 +11,7 @@ import numpy as np
 from normserve_proto.tensors import Array
 
 from normserve_server.calls import now
+from normserve_server.compute import Times
 from normserve_server.errors import InternalError, UnavailableError
 from normserve_server.servable import Servable
 from normserve_server.statistics import Laps
@@ -198,7 +199,7 @@ class Instance:
             return Run(size, laps, [outputs])
         split = now()
         outcomes = _split(outputs, [work.size for work in batch], padded)
-        return Run(size, laps._replace(output=now() - split), outcomes, padded - size)
+        return Run(size, laps._replace(output=laps.output + now() - split), outcomes, padded - size)
 
     def _timed(self, began: float, inputs: Mapping[str, Array], work: Work, size: int) -> tuple[Sequence[Array], Laps]:
         """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""
@@ -209,7 +210,12 @@ class Instance:
             ended = now()
             self._remember((work.shape_key, size), ended - started)
         self._worked = True
-        return outputs, Laps(started - began, ended - started, 0.0)
+        copy_in, _, copy_out = self._device_times() or (0.0, 0.0, 0.0)
+        return outputs, Laps(started - began + copy_in, max(ended - started - copy_in - copy_out, 0.0), copy_out)
+
+    def _device_times(self) -> Times | None:
+        """How long the parts of the last run took on a device of its own memory; None elsewhere, or where it does not tell."""
+        return getattr(self._servable, "times", None) if self._staging else None
 
     def _padded(self, size: int) -> int:
         """The size that a batch runs with: the next bucket's; its own where there is none."""

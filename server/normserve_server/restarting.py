@@ -12,6 +12,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.accelerators.interface import DeviceBrokenError
 from normserve_server.calls import now
+from normserve_server.compute import Times
 from normserve_server.errors import UnavailableError
 from normserve_server.servable import Servable, Signature
 
@@ -64,6 +65,11 @@ class Restarting:
             self._lose(servable, str(error))
             self._restart()  # by this thread, which is not free for others meanwhile
             raise
+
+    @property
+    def times(self) -> Times | None:
+        """How long the parts of the calling thread's last run took on the device; None where that is not known."""
+        return getattr(self._servable, "times", None)
 
     def _lose(self, servable: Servable, reason: str) -> None:
         with self._turn:
