@@ -55,9 +55,9 @@ def operator(compute: Callable[P, R]) -> Callable[P, R]:
     return computed
 
 
-def on(input: Array | DeviceTensor, compute: Callable[[], R]) -> R:  # noqa: A002
+def on(input: Array | DeviceTensor, compute: Callable[..., R], *args: Any) -> R:  # noqa: A002
     """Computes with torch where `input` is."""
-    return input.crossing.run(compute) if isinstance(input, DeviceTensor) else compute()
+    return input.crossing.run(lambda: compute(*args)) if isinstance(input, DeviceTensor) else compute(*args)
 
 
 def tensor(input: Array | DeviceTensor) -> torch.Tensor:  # noqa: A002

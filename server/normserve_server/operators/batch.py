@@ -43,11 +43,11 @@ def batch_norm(
     mean = statistic("running_mean", running_mean, input, written=training)
     var = statistic("running_var", running_var, input, written=training)
     if not training and not eps < 0:
-        evaluated = on(input, lambda: torch.batch_norm(x, w, b, mean, var, False, momentum, eps, False))
+        evaluated = on(input, torch.batch_norm, x, w, b, mean, var, False, momentum, eps, False)
         return Normalized(array(evaluated, input.dtype, input))
     output = None if isinstance(input, DeviceTensor) else fast.batch_norm(x, mean, var, w, b, momentum, eps)
     if output is None:
-        output = on(input, lambda: F.batch_norm(x, mean, var, w, b, training, momentum, eps))
+        output = on(input, F.batch_norm, x, mean, var, w, b, training, momentum, eps)
     return _with_statistics(output, input, (mean, running_mean), (var, running_var))
 
 
@@ -86,7 +86,7 @@ def instance_norm(
     plain = use_input_stats and mean is None and var is None and not isinstance(input, DeviceTensor)
     output = fast.instance_norm(x, w, b, eps) if plain else None
     if output is None:
-        output = on(input, lambda: F.instance_norm(x, mean, var, w, b, use_input_stats, momentum, eps))
+        output = on(input, F.instance_norm, x, mean, var, w, b, use_input_stats, momentum, eps)
     if not use_input_stats:
         return Normalized(array(output, input.dtype, input))
     return _with_statistics(output, input, (mean, running_mean), (var, running_var))

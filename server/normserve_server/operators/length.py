@@ -38,7 +38,7 @@ def local_response_norm(
     if output is None:
         # A window that has all channels in it grows only by zeros, which torch would make room for.
         window = min(size, max(2 * x.size(1), 1)) if x.dim() > 1 else size
-        output = on(input, lambda: F.local_response_norm(x, window, alpha * (window / size), beta, k))
+        output = on(input, F.local_response_norm, x, window, alpha * (window / size), beta, k)
     return Normalized(array(output, input.dtype, input))
 
 
@@ -64,5 +64,5 @@ def normalize(
     over_channels = p == 2 and dim in (1, 1 - x.dim())
     output = fast_length.normalize(x, eps) if over_channels and not isinstance(input, DeviceTensor) else None
     if output is None:
-        output = on(input, lambda: F.normalize(x, p, dim, eps))
+        output = on(input, F.normalize, x, p, dim, eps)
     return Normalized(array(output, input.dtype, input))

@@ -34,7 +34,7 @@ def layer_norm(
     """
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
     shape = _extents(normalized_shape)
-    return Normalized(array(on(input, lambda: torch.layer_norm(x, shape, w, b, eps)), input.dtype, input))
+    return Normalized(array(on(input, torch.layer_norm, x, shape, w, b, eps), input.dtype, input))
 
 
 @operator
@@ -60,7 +60,7 @@ def group_norm(
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
     if num_groups <= 0:
         raise InvalidRequestError(f"num_groups must be > 0, got {num_groups}")
-    return Normalized(array(on(input, lambda: F.group_norm(x, num_groups, w, b, eps)), input.dtype, input))
+    return Normalized(array(on(input, F.group_norm, x, num_groups, w, b, eps), input.dtype, input))
 
 
 @operator
@@ -83,7 +83,7 @@ def rms_norm(
     """
     x, w = tensor(input), parameter("weight", weight, input)
     shape = _extents(normalized_shape)
-    return Normalized(array(on(input, lambda: _rms_norm(x, shape, w, eps)), input.dtype, input))
+    return Normalized(array(on(input, _rms_norm, x, shape, w, eps), input.dtype, input))
 
 
 def _rms_norm(x: torch.Tensor, shape: list[int], w: Optional, eps: float | None) -> torch.Tensor:
