@@ -1,9 +1,8 @@
 """From an artifact to sessions that have worked: one for each instance, opened, timed and warmed up. Blocks; for a thread."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +11,9 @@ import structlog
 from normserve_proto.tensors import Array
 
 from normserve_server import config_signature, devices, placement, room, warm_up, warm_up_requests
-from normserve_server.accelerators.interface import Accelerator
 from normserve_server.accelerators.opened import Accelerators
 from normserve_server.calls import now
 from normserve_server.devices import Device
-from normserve_server.errors import LoadError, ServiceError
 from normserve_server.model_config import ModelConfig
 from normserve_server.reshaping import Reshaped
 from normserve_server.restarting import Restarting
@@ -108,7 +105,7 @@ class Opener:
         """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
         given = self.config.threads or self.settings.intra_op_threads
         accelerator = self.accelerators.of(device)
-        with _failing(accelerator):
+        with room.told(accelerator):
             room.check(self.file, accelerator, self.settings.gpu_mem_limit)
             opened, session = self._open(device, placement.threads(given, instances))
             opened = _timed(opened)
@@ -183,23 +180,3 @@ def _warm(opened: Opened, folder: Path, config: ModelConfig) -> None:
     for request in warm_up_requests.read(folder, config, servable.signature):
         for _ in range(request.count):
             servable.run(request.inputs)
-
-
-@contextlib.contextmanager
-def _failing(accelerator: Accelerator) -> Iterator[None]:
-    """Makes a failed warm-up a failed load; with the figures, where the device has memory of its own."""
-    try:
-        yield
-    except (LoadError, ServiceError) as error:
-        reason = str(error) if isinstance(error, LoadError) else f"its first inference failed: {error}"
-        raise LoadError(reason + _room(accelerator)) from error
-
-
-def _room(accelerator: Accelerator) -> str:
-    if not accelerator.apart:
-        return ""
-    try:
-        free, total = accelerator.free_and_total_bytes()
-    except Exception as error:  # noqa: BLE001 - a device that is broken tells nothing
-        return f" ({accelerator.device} does not tell of its memory: {error})"
-    return f" ({accelerator.device} has {free} of {total} bytes free)"

@@ -45,13 +45,15 @@ class CudaLane:
 
     def copy_in(self, memory: Memory, array: Array) -> None:
         """Orders the copy."""
-        with torch.cuda.stream(self.stream):
-            _tensor(memory)[: array.nbytes].copy_(_host(array), non_blocking=True)
+        if array.nbytes:  # a tensor of nothing may be nowhere
+            with torch.cuda.stream(self.stream):
+                _tensor(memory)[: array.nbytes].copy_(_host(array), non_blocking=True)
 
     def copy_out(self, array: Array, memory: Memory) -> None:
         """Orders the copy."""
-        with torch.cuda.stream(self.stream):
-            _host(array).copy_(_tensor(memory)[: array.nbytes], non_blocking=True)
+        if array.nbytes:
+            with torch.cuda.stream(self.stream):
+                _host(array).copy_(_tensor(memory)[: array.nbytes], non_blocking=True)
 
     def run(self, enqueue: Callable[[], None], graph: int | None = None) -> None:
         """The session's provider was told of this stream; torch is here."""
@@ -98,7 +100,7 @@ class Cuda:
             return Memory(tensor.data_ptr(), nbytes, *self.where, tensor)
 
     def lane(self) -> CudaLane:
-        """A stream of torch's pool."""
+        """A stream of torch's pool, which has 32: the lanes beyond share one with another, and wait for it."""
         return CudaLane(self.device.index)
 
     def providers(self, tuning: Tuning, lane: CudaLane) -> list[Any]:
