@@ -49,7 +49,7 @@ GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
 GPU := PYTHONPATH="$(CURDIR)/proto:$(CURDIR)/client:$(CURDIR)/models:$(CURDIR)/server" $(GPU_PYTHON)
 
 test-gpu: ## what only an NVIDIA GPU can show; one JSON and one table into benchmarks/results
-	@$(GPU) -m pytest -m gpu tests/gpu
+	@$(GPU) -m pytest -m gpu --session-timeout 470 tests/gpu
 
 bench-gpu: ## our figures on an NVIDIA GPU, likewise; without one: BENCH=--rehearse
 	@$(GPU) benchmarks/gpu.py $(BENCH)

@@ -18,16 +18,16 @@ left out, and says so.
 import argparse
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from gpu_tools import card, figures
 from gpu_tools.card import Card, NoCardError
-from gpu_tools.questions import QUESTIONS, answered
-from gpu_tools.run import REAL, REHEARSAL, Run
+from gpu_tools.figures import Row
 
 HERE = Path(__file__).parent
+QUESTIONS = ("operators", "service", "in-process")
 
 
 def main() -> None:
@@ -36,17 +36,23 @@ def main() -> None:
         found = Card(card.REHEARSAL) if arguments.rehearse else card.find()
     except NoCardError as error:
         sys.exit(f"bench-gpu: nothing was measured: {error}. `--rehearse` tries everything on the CPU.")
-    scale = REHEARSAL if arguments.rehearse else REAL
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(scale, Path(folder), lambda: scale.most_seconds - (time.monotonic() - began))
-        rows = [row for name in arguments.questions or QUESTIONS for row in answered(run, name)]
-    if arguments.rehearse:
-        rows = [replace(row, wanted=None) for row in rows]
+    rows = list(answers(arguments))
     print(figures.sheet(found, rows, rehearsal=arguments.rehearse).markdown())
     out = arguments.out or HERE / ("out" if arguments.rehearse else "results")
     print(f"written: {figures.write(out, 'gpu', found, rows, rehearsal=arguments.rehearse)}")
     sys.exit(any(row.figure is None for row in rows))
+
+
+def answers(arguments: argparse.Namespace) -> Iterator[Row]:
+    from gpu_tools.questions import answered  # torch and onnxruntime, which a refusal needs not wait for
+    from gpu_tools.run import REAL, REHEARSAL, Run, limited
+
+    scale = REHEARSAL if arguments.rehearse else REAL
+    with tempfile.TemporaryDirectory() as folder, limited(scale.most_seconds) as left:
+        run = Run(scale, Path(folder), left)
+        for name in arguments.questions or QUESTIONS:
+            for row in answered(run, name):
+                yield replace(row, wanted=None) if arguments.rehearse else row
 
 
 def parse() -> argparse.Namespace:

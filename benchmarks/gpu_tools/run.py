@@ -1,9 +1,13 @@
 """One run of the benchmark: how much of everything, and what its questions share."""
 
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 
 from normserve_server import devices
 from normserve_server.accelerators.interface import Accelerator
@@ -51,6 +55,27 @@ class Scale:
 
 REAL = Scale("cuda:0", "resnet50", (1, 8, 16, 32, 64), (1, 2, 4), 4, 32, 3.0, 200, 2**28, "max-autotune", 440.0)
 REHEARSAL = Scale("cpu", "small", (1, 2, 4), (1,), 1, 2, 0.1, 5, 2**20, "eager", 440.0)
+
+
+class OutOfTimeError(Exception):
+    """The time for all questions is over."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[Callable[[], float]]:
+    """Ends what is under way in it with OutOfTimeError when its time is over; gives how many seconds there still are."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise OutOfTimeError(f"{seconds:.0f} s were over")
+
+    until = time.monotonic() + seconds
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield lambda: until - time.monotonic()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Run:

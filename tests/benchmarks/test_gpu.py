@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import gpu
 import pytest
 from gpu_tools import card, figures, load, questions, rival, run
 from gpu_tools.bare import Rate
@@ -22,6 +24,10 @@ NO_CARD = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 @pytest.fixture
 def rehearsal(tmp_path):
     return Run(REHEARSAL, tmp_path, lambda: 100.0)
+
+
+def test_the_questions_are_known_by_their_names():
+    assert tuple(questions.QUESTIONS) == gpu.QUESTIONS
 
 
 def test_a_rehearsal_answers_and_says_what_it_is(tmp_path):
@@ -121,6 +127,13 @@ class TestQuestions:
     def test_one_that_there_is_no_time_for_says_so(self, tmp_path):
         (row,) = questions.answered(Run(REHEARSAL, tmp_path, lambda: 1.0), "service")
         assert (row.figure, row.note) == (None, "not measured: there was no time left")
+
+    def test_one_that_takes_all_the_time_is_ended(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(questions.QUESTIONS, "service", lambda _run: iter([signal.pause()]))
+        with run.limited(0.05) as left:
+            (row,) = questions.answered(Run(REHEARSAL, tmp_path, lambda: 100.0), "service")
+        assert (row.figure, row.note) == (None, "not measured: OutOfTimeError: 0 s were over")
+        assert left() < 0
 
     def test_the_rival_may_fail(self, rehearsal, monkeypatch):
         rehearsal.best = Rate(8, 100.0, Tuning(prefer_nhwc=True))

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_device import FakeAccelerator
 from gpu_tools import card
-from normserve_server.accelerators.opened import open_one
-from normserve_server.devices import CUDA, Device
 
 RESULTS = Path(os.environ.get("NORMSERVE_GPU_RESULTS", Path(__file__).parents[2] / "benchmarks" / "results"))
 MARK = "gpu"
@@ -37,6 +34,9 @@ class Place:
 @pytest.fixture(scope="session")
 def card_itself():
     """The machine's first GPU, opened once."""
+    from normserve_server.accelerators.opened import open_one
+    from normserve_server.devices import CUDA, Device
+
     return Place(open_one(Device(CUDA, 0)), "cuda:0", real=True)
 
 
@@ -44,6 +44,8 @@ def card_itself():
 def place(request):
     if request.param == "card":
         return request.getfixturevalue("card_itself")
+    from fake_device import FakeAccelerator
+
     return Place(FakeAccelerator(), "cpu", real=False)
 
 
@@ -52,7 +54,7 @@ def accelerator(place):
     return place.accelerator
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_configure(config):
     """Ends a run that is for the card alone where there is none."""
     if config.option.markexpr != MARK:
         return
