@@ -19,13 +19,15 @@ from normserve_server.profiling.measuring import measure
 from normserve_server.profiling.subject import Subject
 
 BROKEN = """
+import os
 import torch
 from normserve_server.accelerators.opened import open_one
 from normserve_server.devices import CUDA, Device
 accelerator = open_one(Device(CUDA, 0))
 assert accelerator.broken() is None
 torch.zeros(1, device="cuda:0")[torch.tensor([7], device="cuda:0")]  # beyond the end: an assertion on the device
-print("broken:", accelerator.broken())
+print("broken:", accelerator.broken(), flush=True)
+os._exit(0)  # where nothing works any more, leaving may fail, too
 """
 
 
