@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 REPOSITORY := models/repository
 
 .PHONY: help install run test test-large test-containers check format lint types stubs dashboards train bench bench-swap \
-	bench-shared-memory bench-models bench-normalization bench-normalizers bench-rivals bench-folding up down clean
+	bench-shared-memory bench-models bench-normalization bench-normalizers bench-rivals bench-folding bench-gpu test-gpu up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -43,6 +43,16 @@ test-large: install ## models of more than 2 GiB; needs 6 GB of disk and 10 GB o
 
 test-containers: install ## the image and the composition on a Docker Engine; as root on Debian; 6 GB of disk
 	@$(BIN)/python -m pytest -m containers --capture=no --verbose tests/containers
+
+# These two run on a machine without a network: with .venv where it is made, else with a Python that has the wheels.
+GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
+GPU := PYTHONPATH="$(CURDIR)/proto:$(CURDIR)/client:$(CURDIR)/models:$(CURDIR)/server" $(GPU_PYTHON)
+
+test-gpu: ## what only an NVIDIA GPU can show; one JSON and one table into benchmarks/results
+	@$(GPU) -m pytest -m gpu --session-timeout 470 tests/gpu
+
+bench-gpu: ## our figures on an NVIDIA GPU, likewise; without one: BENCH=--rehearse
+	@$(GPU) benchmarks/gpu.py $(BENCH)
 
 format: install ## rewrite the sources in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -29,6 +29,7 @@ FORBIDDEN = {
     "normserve_models.prepare": SERVER_ONLY | {"grpc", "normserve", "normserve_server", "normserve_proto"},
     "normserve_models.verify": SERVER_ONLY | {"grpc", "normserve", "normserve_server", "normserve_proto"},
     "normserve_server.session": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
+    "normserve_server.opening": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.repository": {"torch", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.app": {"opentelemetry", "onnx", "onnx_ir", "normserve", "normserve_models"},
     "normserve_server.processes.supervisor": HEAVY | {"normserve", "normserve_models"},
@@ -44,12 +45,12 @@ def test_a_module_brings_in_only_what_its_layer_may(module: str) -> None:
     assert not FORBIDDEN[module] & set(loaded)
 
 
-def test_only_the_operators_know_torch() -> None:
+def test_only_the_operators_and_gpus_know_torch() -> None:
     from pathlib import Path
 
     import normserve_server
 
     files = Path(normserve_server.__file__).parent.rglob("*.py")
     knowing = {file for file in files if "import torch" in file.read_text()}
-    assert {file.name for file in knowing if file.parent.name != "operators"} == {"kernels.py"}  # the normalizers'
-    assert {file.parent.name for file in knowing} == {"operators", "normalizers"}
+    assert {file.name for file in knowing if file.parent.name != "operators"} == {"kernels.py", "cuda.py"}  # the normalizers'
+    assert {file.parent.name for file in knowing} == {"operators", "normalizers", "accelerators"}

@@ -120,9 +120,10 @@ class ModelStatistics:
         success: answered requests, from arrival to answer.
         fail: requests that were not answered.
         queue: answered requests' waits.
-        compute_input: putting batches together; each request counts its whole run, here and in the next two.
+        compute_input: putting batches together, and copying them to a GPU; each request counts its whole run, here and in the
+            next two.
         compute_infer: the model itself.
-        compute_output: taking outputs apart.
+        compute_output: copying outputs from a GPU, and taking them apart.
     """
 
     name: str

@@ -21,13 +21,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from normserve_server import devices, loop_lag, memory, operators, preparation, transport
+from normserve_server.accelerators.interface import Accelerator
 from normserve_server.admission import Admission
 from normserve_server.background import Background
 from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
 from normserve_server.descriptions import Descriptions
 from normserve_server.devices import DeviceError
-from normserve_server.errors import CODES, StateError
+from normserve_server.errors import CODES, LoadError, StateError
 from normserve_server.health import Health
 from normserve_server.inference import InferenceServicer
 from normserve_server.interceptors import Door
@@ -111,11 +112,12 @@ class App:
         self._background = Background()
         self._health = Health(self._repository)
         self._normalizer = Worker("normalization")
+        self._place = operators.Place(_accelerator(loader), self._metrics.operator_fallbacks.inc)
         self._keeper = Worker("normalizers")
         database = Database(settings.state or default_state())
         self._store = Store(database, self._keeper, self._metrics, settings.max_queue_size)
         self._built_in = (
-            BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size)
+            BuiltInModels(self._repository, self._metrics, self._normalizer, settings.max_queue_size, self._place)
             if settings.built_in_models
             else None
         )
@@ -192,7 +194,7 @@ class App:
     async def _warm_up(self) -> None:
         threads = operators.use_one_thread()
         await self._keeper.call(operators.use_one_thread)
-        await self._normalizer.call(partial(operators.warm_up, threads))
+        await self._normalizer.call(partial(operators.warm_up, threads, self._place))
         if self._built_in is not None:
             await self._built_in.start()
 
@@ -212,7 +214,7 @@ class App:
         runtime_settings = RuntimeSettingsServicer(self._repository, self._levels, self._traces, self._recorder.flush)
         control = RepositoryControlServicer(self._repository, self._control)
         servicers = [inference, streams, introspection, runtime_settings, control, SharedMemoryServicer(regions)]
-        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size)
+        normalization = NormalizationServicer(self._normalizer, self._settings.max_queue_size, self._place)
         handlers = (
             door.service(INFERENCE, servicers, {**inference.codecs, **streams.codecs}),
             door.service(NORMALIZATION, [normalization], normalization.codecs),
@@ -300,6 +302,15 @@ def _device(settings: Settings) -> devices.Device:
         return devices.choose(settings.device)
     except DeviceError as error:
         raise StartError(str(error)) from None
+
+
+def _accelerator(loader: Loader) -> Accelerator | None:
+    """What operators run on, if not on the host."""
+    try:
+        return loader.accelerators.of(loader.device)
+    except LoadError as error:
+        _log.warning("operators run on the CPU", reason=str(error))
+        return None
 
 
 def _check_repository(settings: Settings) -> None:

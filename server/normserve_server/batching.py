@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from normserve_proto.tensors import Array
 from prometheus_client import Counter, Histogram
 
+from normserve_server.balancing import Free, Load
 from normserve_server.calls import Batch, Call, now
 from normserve_server.errors import DeadlineExceededError, OverloadedError, QueueTimeoutError, UnavailableError
 from normserve_server.instance import Instance, Run
@@ -50,6 +51,7 @@ class Batcher:
         batching: how batches are cut.
         statistics: adds up what ran.
         padding: counts samples that ran only to fill a bucket; None for nowhere.
+        load: what the devices do for all versions; None where there is only this one.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Batcher:
         batching: Batching = Batching(),  # noqa: B008 - it cannot change
         statistics: Statistics | None = None,
         padding: Counter | None = None,
+        load: Load | None = None,
     ) -> None:
         self._instances = instances
-        self._idle = list(instances)
+        self._free = Free(instances, Load() if load is None else load)
         self._queues: dict[ShapeKey, list[Pending]] = {}
         self._started: deque[Started] = deque()
         self._arrivals = 0
@@ -121,24 +124,31 @@ class Batcher:
         """
         if self._closed:
             raise UnavailableError(f"model '{call.model}' version {call.version} is unloading")
-        if not self._idle or self._queues or not self._runs_alone(work) or not self._idle[-1].quick(work):
+        instance = self._free.next()
+        if instance is None or self._queues or not self._runs_alone(work) or not instance.quick(work):
             return None
         call.lap("queue")
         call.samples, call.ran_alone = work.size, True
         try:
-            outputs, call.laps = self._idle[-1].run_alone(work)
+            outputs, call.laps = instance.run_alone(work)
         finally:
             call.lap("compute")
         return outputs
 
     async def probe(self, timeout_seconds: float) -> None:
-        """Finds out whether every instance works; see `Instance.probe`.
+        """Finds out whether every instance works, but for those that are down while another is not; see `Instance.probe`.
 
         Raises:
             ServiceError: one failed.
             TimeoutError: one did not answer in time.
         """
-        await asyncio.gather(*(instance.probe(timeout_seconds) for instance in self._instances))
+        probes = (instance.probe(timeout_seconds) for instance in self._instances)
+        outcomes = await asyncio.gather(*probes, return_exceptions=True)
+        self._feed()  # one that was down may be up
+        all_down = all(instance.down for instance in self._instances)
+        for instance, outcome in zip(self._instances, outcomes, strict=True):
+            if isinstance(outcome, BaseException) and (all_down or not instance.down):
+                raise outcome
 
     def queue(self) -> Queue:
         """Looks at what waits now."""
@@ -238,13 +248,13 @@ class Batcher:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._idle and self._queues and self._alarm is None:
-            self._feed_one()
-        if not self._queues and len(self._idle) == len(self._instances):
+        while self._queues and self._alarm is None and (instance := self._free.next()) is not None:
+            self._feed_one(instance)
+        if not self._queues and self._free.all:
             self._at_rest.set()
 
-    def _feed_one(self) -> None:
-        """Carries out one decision."""
+    def _feed_one(self, instance: Instance) -> None:
+        """Carries out one decision, for an instance that is free."""
         moment = now()
         decision = decide(self._queues, moment, self._rules)
         for shape, remaining in decision.remaining.items():
@@ -255,7 +265,8 @@ class Batcher:
             pending.send_to_the_back()
             self._put(pending)
         if decision.batch:
-            self._start(self._idle.pop(), decision.batch, moment)
+            self._free.take(instance)
+            self._start(instance, decision.batch, moment)
         elif decision.wake is not None:
             self._alarm = asyncio.get_running_loop().call_later(decision.wake - moment, self._feed)
 
@@ -268,7 +279,7 @@ class Batcher:
             self._started.append(started)
 
         def done(runs: list[Run]) -> None:
-            self._idle.append(instance)
+            self._free.give_back(instance)
             for run in runs:
                 self._note(run)
             started.runs = runs

@@ -25,7 +25,7 @@ class InstanceGroup:
     Attributes:
         count: how many; for each GPU of `gpus` where there are some.
         kind: "auto" for the server's device, "cpu" or "gpu".
-        gpus: numbers of the GPUs; empty for the server's, or all.
+        gpus: numbers of the GPUs; empty for all with kind "gpu", and for the server's device with "auto".
         name: what it is called; empty for the model's name and the group's position.
     """
 

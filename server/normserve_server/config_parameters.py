@@ -1,6 +1,8 @@
 """`parameters` and `optimization`: what a model's file asks of onnxruntime and of the batcher beyond Triton's other fields."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from normserve_proto import open_inference_pb2 as pb
 
@@ -9,6 +11,7 @@ from normserve_server.errors import LoadError
 THREADS = "intra_op_thread_count"
 BUCKETS = "batch_buckets"
 NO_BUCKETS = "none"
+OPERATORS = "operators"
 MOST_THREADS = 1024
 
 # What these say holds for every model: operators run one after the other. Other values are refused.
@@ -32,7 +35,7 @@ def check(parameters: Mapping[str, pb.ModelParameter]) -> None:
     Raises:
         LoadError: an unknown key, or a value that does not hold here.
     """
-    others = sorted(set(parameters) - {THREADS, BUCKETS, *FIXED})
+    others = sorted(set(parameters) - {THREADS, BUCKETS, OPERATORS, *FIXED})
     if others:
         raise LoadError(f"{', '.join(f'parameters[{key}]' for key in others)} is not offered by this server")
     for key, values in FIXED.items():
@@ -65,6 +68,27 @@ def buckets(parameters: Mapping[str, pb.ModelParameter]) -> tuple[int, ...] | No
         return None
     text = parameters[BUCKETS].string_value.strip()
     return () if text in {"", NO_BUCKETS} else tuple(_integer(BUCKETS, size) for size in text.split(","))
+
+
+def operators(parameters: Mapping[str, pb.ModelParameter]) -> dict[str, dict[str, Any]]:
+    """What is applied to tensors before and behind the model: by tensor, `operator` and its arguments; see `joining`.
+
+    Raises:
+        LoadError: no JSON of that form.
+    """
+    if OPERATORS not in parameters:
+        return {}
+    text = parameters[OPERATORS].string_value
+    wanted = f'parameters[{OPERATORS}] is JSON such as {{"embedding": {{"operator": "normalize", "dim": -1}}}}'
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        raise LoadError(f"{wanted}, got '{text}'") from None
+    fits = isinstance(read, dict) and all(isinstance(one, dict) and "operator" in one for one in read.values())
+    if not fits:
+        raise LoadError(f"{wanted}, got '{text}'")
+    found: dict[str, dict[str, Any]] = read
+    return found
 
 
 def graph_optimization(message: pb.ModelOptimizationPolicy) -> str:

@@ -19,11 +19,13 @@ class Departures:
     Args:
         repository: where they are listed.
         settle: records the calls that have been answered.
+        give_back: has devices return what has been freed.
     """
 
-    def __init__(self, repository: Repository, settle: Callable[[], None]) -> None:
+    def __init__(self, repository: Repository, settle: Callable[[], None], give_back: Callable[[], None]) -> None:
         self._repository = repository
         self._settle = settle
+        self._give_back = give_back
         self._background = Background()
         self._ends: dict[Version, asyncio.Task[None]] = {}
 
@@ -54,6 +56,7 @@ class Departures:
         if version.loaded is not None:
             await version.batcher.close()
             await asyncio.to_thread(memory.give_back, [version.release()])
+            await asyncio.to_thread(self._give_back)
             _log.info("model unloaded", model=version.model, version=version.number)
         if version.temporary:
             await asyncio.to_thread(load_request.discard, version.folder)

@@ -3,13 +3,13 @@
 import itertools
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import onnxruntime as ort
 import pynvml
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 
 
 class DeviceError(ValueError):
@@ -27,11 +27,6 @@ class Device:
 
     provider: str
     index: int = 0
-
-    @property
-    def providers(self) -> list[Any]:
-        """What `onnxruntime.InferenceSession` takes: the provider, and the CPU for nodes that it does not have."""
-        return [CPU] if self.provider == CPU else [(CUDA, {"device_id": self.index}), CPU]
 
     def __str__(self) -> str:
         return "cpu" if self.provider == CPU else f"cuda:{self.index}"

@@ -102,6 +102,14 @@ class InternalError(ServiceError):
     """The model itself failed on an input that fits its signature."""
 
 
+class DeviceMemoryError(InternalError):
+    """There is no room on a GPU; the text says how much was wanted, and how much there is."""
+
+
+class DeviceBrokenError(InternalError):
+    """A GPU does nothing any more for the session that used it; the text has the driver's words."""
+
+
 class RelayedError(ServiceError):
     """Another process of this service refused the call; its words and its code are passed on.
 
@@ -140,6 +148,8 @@ STATUS_CODES: Codes = {
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     QueueTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     InternalError: grpc.StatusCode.INTERNAL,
+    DeviceMemoryError: grpc.StatusCode.INTERNAL,  # not RESOURCE_EXHAUSTED: the same request will find no room again
+    DeviceBrokenError: grpc.StatusCode.INTERNAL,
     RelayedError: grpc.StatusCode.INTERNAL,  # where it does not say another
 }
 

@@ -11,7 +11,8 @@ import numpy as np
 from normserve_proto.tensors import Array
 
 from normserve_server.calls import now
-from normserve_server.errors import InternalError
+from normserve_server.compute import Times
+from normserve_server.errors import InternalError, UnavailableError
 from normserve_server.servable import Servable
 from normserve_server.statistics import Laps
 from normserve_server.validation import Work
@@ -56,6 +57,14 @@ class Instance:
         run_seconds: what one sample takes, as far as that is known.
         buckets: sizes, ascending, that batches are padded to; the last is the largest batch. Empty for no padding.
         sample: inputs of one sample, for `probe`; None where none is known.
+        device: where it computes, such as "cuda:0".
+        staging: gives memory, uint8 [bytes], that inputs are copied to and its device reads them from; None where the
+            servable reads them wherever they are.
+
+    Attributes:
+        run_seconds: likewise.
+        device: likewise.
+        down: whether its device broke and could not be had since; until it has worked again.
     """
 
     def __init__(
@@ -66,14 +75,19 @@ class Instance:
         *,
         buckets: Sequence[int] = (),
         sample: Mapping[str, Array] | None = None,
+        device: str = "cpu",
+        staging: Callable[[int], Array] | None = None,
     ) -> None:
+        self.run_seconds = run_seconds
+        self.device = device
+        self.down = False
         self._servable = servable
         self._worker = worker
         self._buckets = buckets
         self._sample = sample
+        self._staging = staging
         self._buffers: dict[str, Array] = {}
         self._last: dict[str, Array] = {}  # views of the buffers, as they were wanted last
-        self._run_seconds = run_seconds
         self._seconds: dict[tuple[object, int], float] = {}
         self._barred_until = 0.0
         self._watched_until = 0.0
@@ -82,9 +96,9 @@ class Instance:
 
     def quick(self, work: Work) -> bool:
         """Whether this work, alone and as it is, is known to take so little time that the loop may be held for it."""
-        if self._buckets and self._padded(work.size) != work.size:
-            return False
-        expected = self._run_seconds if work.size == 1 else math.inf
+        if self._staging or (self._buckets and self._padded(work.size) != work.size):
+            return False  # a device's memory is bound to the instance's thread
+        expected = self.run_seconds if work.size == 1 else math.inf
         quick = self._seconds.get((work.shape_key, work.size), expected) < INLINE_SECONDS
         return quick and (not self._barred_until or now() > self._barred_until)
 
@@ -138,13 +152,33 @@ class Instance:
             return
         if self._busy_since is None:
             async with asyncio.timeout(timeout_seconds):
-                await self._worker.call(lambda: self._busy(lambda: self._servable.run(sample)))
+                await self._worker.call(lambda: self._busy(lambda: self._run(sample)))
         elif now() - self._busy_since > timeout_seconds:
             raise TimeoutError
+
+    async def prepare(self) -> None:
+        """Runs one sample on the thread where that binds a device's memory to it, which may take its time.
+
+        Raises:
+            ServiceError: the servable failed.
+        """
+        sample = self._sample
+        if self._staging and sample is not None:
+            await self._worker.call(lambda: self._servable.run(sample))
 
     async def close(self) -> None:
         """Ends the thread."""
         await self._worker.close()
+
+    def _run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the servable, and notes whether it is there."""
+        try:
+            outputs = self._servable.run(inputs)
+        except UnavailableError:
+            self.down = True
+            raise
+        self.down = False
+        return outputs
 
     def _busy(self, run: Callable[[], T]) -> T:
         """Runs, and lets it be seen since when."""
@@ -165,18 +199,23 @@ class Instance:
             return Run(size, laps, [outputs])
         split = now()
         outcomes = _split(outputs, [work.size for work in batch], padded)
-        return Run(size, laps._replace(output=now() - split), outcomes, padded - size)
+        return Run(size, laps._replace(output=laps.output + now() - split), outcomes, padded - size)
 
     def _timed(self, began: float, inputs: Mapping[str, Array], work: Work, size: int) -> tuple[Sequence[Array], Laps]:
         """Runs the servable on `size` samples of the shape of `work`, whose putting together began at `began`."""
         started = now()
         try:
-            outputs = self._servable.run(inputs)
+            outputs = self._run(inputs)
         finally:
             ended = now()
             self._remember((work.shape_key, size), ended - started)
         self._worked = True
-        return outputs, Laps(started - began, ended - started, 0.0)
+        copy_in, _, copy_out = self._device_times() or (0.0, 0.0, 0.0)
+        return outputs, Laps(started - began + copy_in, max(ended - started - copy_in - copy_out, 0.0), copy_out)
+
+    def _device_times(self) -> Times | None:
+        """How long the parts of the last run took on a device of its own memory; None elsewhere, or where it does not tell."""
+        return getattr(self._servable, "times", None) if self._staging else None
 
     def _padded(self, size: int) -> int:
         """The size that a batch runs with: the next bucket's; its own where there is none."""
@@ -184,8 +223,11 @@ class Instance:
         return self._buckets[position] if position < len(self._buckets) else size
 
     def _alone(self, work: Work) -> Mapping[str, Array]:
-        """The inputs as they are, unless they are shared memory; or begin, in a message, where no element may for a kernel."""
-        if work.shared:
+        """The inputs where they are, unless that is shared memory, or not where a device or a kernel may read them.
+
+        In a message they may begin where no element may for a kernel.
+        """
+        if work.shared or self._staging:
             return {name: self._copied(name, array) for name, array in work.inputs.items()}
         inputs = work.inputs
         for name, array in inputs.items():
@@ -219,7 +261,8 @@ class Instance:
         size = math.prod(shape) * dtype.itemsize
         memory = self._buffers.get(name)
         if memory is None or memory.size < size:
-            memory = self._buffers[name] = np.empty(size, np.uint8)
+            self._buffers.pop(name, None)
+            memory = self._buffers[name] = self._staging(size) if self._staging else np.empty(size, np.uint8)
         last = self._last[name] = memory[:size].view(dtype).reshape(shape)
         return last
 

@@ -43,7 +43,7 @@ class Lifecycle:
         self._loader = loader
         self._metrics = metrics
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._departures = Departures(repository, settle)
+        self._departures = Departures(repository, settle, loader.give_back)
 
     async def load(self, name: str, source: Source, *, again: bool = False) -> str:
         """Makes a model serve the versions of `source` that its policy wants; what is loaded and has not changed stays.

@@ -20,6 +20,7 @@ from normserve_server.unrecorded import UnrecordedCounter, UnrecordedGauge, Unre
 PHASES = ("decode", "queue", "compute", "encode")
 SWAPS = ("done", "failed")
 FAULTS = ("INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")  # the server's, of the codes that it gives
+DEVICE_EVENTS = ("cuda_graphs", "restarted", "restart_failed")
 NORMALIZER_ERRORS = ("unavailable", "full", "overloaded")
 
 # 100 us to 30 s: steps of about 1.5 to 2.5, so that a percentile read off the histogram is within its bucket.
@@ -222,6 +223,17 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.operator_fallbacks = counter(
+            "normserve_operator_fallbacks",
+            "Operators that the server's GPU failed at, and that were computed on the host instead.",
+            registry=registry,
+        )
+        self.device_events = counter(
+            "normserve_device_events",
+            "What befell a version's sessions on a GPU: they run without CUDA graphs, or were opened anew after it had broken.",
+            (*model, "event"),
+            registry=registry,
+        )
         self.normalizer_updates = counter(
             "normserve_normalizer_updates", "Updates of normalizers' statistics that are on the disk.", registry=registry
         )
@@ -303,6 +315,11 @@ class Metrics:
                 for labels in [*metric._metrics]:
                     if labels[:2] == (model, version):
                         metric.labels(*labels).set(0)
+
+    def begin_device_events(self, model: str, version: str) -> None:
+        """Has a version's events counted from zero, likewise."""
+        for event in DEVICE_EVENTS:
+            self.device_events.labels(model, version, event)
 
     def _remove(self, labels: dict[str, str]) -> None:
         with warnings.catch_warnings():

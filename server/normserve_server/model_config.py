@@ -6,6 +6,7 @@ Every field of Triton's ModelConfig is honoured or refused by name; `config_fiel
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from normserve_proto import open_inference_pb2 as pb
 
@@ -46,6 +47,7 @@ class ModelConfig:
         graph_optimization: the name of onnxruntime's GraphOptimizationLevel.
         input_reshapes: by name, inputs that clients see in another shape than the model's file has them.
         output_reshapes: likewise.
+        operators: by tensor, what is applied to it before or behind the model; see `joining`.
         message: config.pbtxt as it was given; empty where there is none.
     """
 
@@ -58,6 +60,7 @@ class ModelConfig:
     graph_optimization: str = "ORT_ENABLE_ALL"
     input_reshapes: Mapping[str, Reshape] = field(default_factory=dict)
     output_reshapes: Mapping[str, Reshape] = field(default_factory=dict)
+    operators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     message: pb.ModelConfig = field(default_factory=pb.ModelConfig, compare=False)
 
 
@@ -101,6 +104,7 @@ def _config(folder: Path, parsed: Parsed) -> ModelConfig:
         graph_optimization=config_parameters.graph_optimization(message.optimization),
         input_reshapes=config_tensors.reshapes(message.input),
         output_reshapes=config_tensors.reshapes(message.output),
+        operators=config_parameters.operators(message.parameters),
         message=message,
     )
 

@@ -11,7 +11,7 @@ from normserve_server.errors import OverloadedError
 from normserve_server.inline import is_small
 from normserve_server.interceptors import Codec
 from normserve_server.operations import operation
-from normserve_server.operators import Normalized
+from normserve_server.operators import Normalized, Place
 from normserve_server.refusals import Refusal
 from normserve_server.streaming import StreamCodec
 from normserve_server.tensor_calls import Answer, Request, parser, parts, serialize, small
@@ -29,19 +29,21 @@ class NormalizationServicer:
     Args:
         worker: the thread that big tensors are normalized on.
         max_queue_size: most single calls that wait for it; the next one is refused. Streams wait, and are not read meanwhile.
+        place: where operators compute.
     """
 
     codecs: dict[str, Codec | StreamCodec]
 
-    def __init__(self, worker: Worker, max_queue_size: int) -> None:
+    def __init__(self, worker: Worker, max_queue_size: int, place: Place) -> None:
         self._worker = worker
+        self._place = place
         self._max_queue_size = max_queue_size
         self._waiting = 0
         self.codecs = {"Normalize": (parse, serialize), "NormalizeStream": STREAM}
 
     async def Normalize(self, request: Request, call: Call) -> Answer:  # noqa: N802
         """Applies one operator to one tensor."""
-        x, compute = _read(request, call)
+        x, compute = self._read(request, call)
         if _stays(request, x):
             return _answer(request, compute(), call)
         if self._waiting > self._max_queue_size:  # one of them runs
@@ -56,8 +58,14 @@ class NormalizationServicer:
 
     async def NormalizeStream(self, request: Request, call: Call) -> Answer:  # noqa: N802
         """Applies one operator to the tensor of one message."""
-        x, compute = _read(request, call)
+        x, compute = self._read(request, call)
         return _answer(request, compute() if _stays(request, x) else await self._worker.call(compute), call)
+
+    def _read(self, request: Request, call: Call) -> tuple[Array, Callable[[], Normalized[Array]]]:
+        x = request.array()
+        compute = operation(request.message)
+        call.lap("decode")
+        return x, lambda: self._place.run(x, compute)
 
 
 parse = parser(pb.NormalizeRequest, _INPUT)
@@ -83,14 +91,7 @@ def _stays(request: Request, x: Array) -> bool:
     return is_small(x) and not request.message.batch_norm.training
 
 
-def _read(request: Request, call: Call) -> tuple[Array, Callable[[], Normalized]]:
-    x = request.array()
-    compute = operation(x, request.message)
-    call.lap("decode")
-    return x, compute
-
-
-def _answer(request: Request, normalized: Normalized, call: Call) -> Answer:
+def _answer(request: Request, normalized: Normalized[Array], call: Call) -> Answer:
     call.lap("compute")
     message = pb.NormalizeResponse(running_mean=_tensor(normalized.running_mean), running_var=_tensor(normalized.running_var))
     layer = request.message.batch_norm

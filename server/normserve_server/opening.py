@@ -1,24 +1,28 @@
 """From an artifact to sessions that have worked: one for each instance, opened, timed and warmed up. Blocks; for a thread."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from normserve_proto.tensors import Array
 
-from normserve_server import config_signature, devices, placement, warm_up, warm_up_requests
+from normserve_server import config_signature, devices, placement, room, warm_up, warm_up_requests
+from normserve_server.accelerators.opened import Accelerators
 from normserve_server.calls import now
 from normserve_server.devices import Device
-from normserve_server.errors import LoadError, ServiceError
 from normserve_server.model_config import ModelConfig
 from normserve_server.reshaping import Reshaped
+from normserve_server.restarting import Restarting
 from normserve_server.servable import Servable, Signature
 from normserve_server.session import OnnxSession
 from normserve_server.settings import Settings
+
+if TYPE_CHECKING:
+    from normserve_server.joined import Joined
 
 # A shorter run gets one thread: sharing it out gains microseconds, and the threads that then spin for the next one take the
 # cores from gRPC and from every other model (a run of 40 us, 16 callers, two cores: 1,840 requests/s with two threads, 2,820
@@ -51,57 +55,85 @@ class Opened:
     warm_up_seconds: float = 0.0
 
 
-def open_all(file: Path, folder: Path, config: ModelConfig, settings: Settings, default: Device) -> list[Opened]:
-    """Opens the model once for each instance; those on the CPU share a session, which any number of threads may run.
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens the sessions of one version.
 
-    Args:
+    Attributes:
         file: the artifact.
         folder: the model's, which holds the data of its warm-up requests.
         config: says how many instances, where, and with how many threads.
         settings: says it where the config does not.
-        default: where instances run that want no other device.
-
-    Raises:
-        LoadError: a device is missing, the file cannot be served, or a warm-up failed.
+        accelerators: the devices.
+        tell: called, on any thread, with what became of a GPU's sessions: "cuda_graphs" where they run without,
+            or what `restarting` says.
     """
-    places = placement.place(config.instances, default)
-    instances = sum(place.provider == devices.CPU for place in places)
-    given = config.threads or settings.intra_op_threads
-    opened: list[Opened] = []
-    for place in places:
-        shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
-        everywhere = max(instances, 1) * settings.workers
-        opened += shared[:1] or [_open_warm(file, folder, config, settings, place, given, everywhere)]
-    return opened
 
+    file: Path
+    folder: Path
+    config: ModelConfig
+    settings: Settings
+    accelerators: Accelerators = field(default_factory=Accelerators)
+    tell: Callable[[str], None] = lambda _: None
 
-def _open_warm(
-    file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, given: int, instances: int
-) -> Opened:
-    """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
-    with _failing_warm_up():
-        opened = _timed(_open(file, folder, config, settings, device, placement.threads(given, instances)))
-        small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
-        if not given and opened.threads != 1 and small:
-            opened = _timed(_open(file, folder, config, settings, device, 1))
-        began = now()
-        _warm(opened, folder, config)
-    return replace(opened, warm_up_seconds=opened.warm_up_seconds + now() - began)
+    def open_all(self, default: Device) -> list[Opened]:
+        """Opens the model once for each instance; those on the CPU share a session, which any number of threads may run.
 
+        Args:
+            default: where instances run that want no other device.
 
-def _open(file: Path, folder: Path, config: ModelConfig, settings: Settings, device: Device, threads: int) -> Opened:
-    session = OnnxSession(
-        file,
-        device,
-        threads=threads,
-        max_batch_size=config.max_batch_size,
-        default_max_batch_size=settings.default_max_batch_size,
-        graph_optimization=config.graph_optimization,
-    )
-    servable = _as_configured(session, config)
-    configured = warm_up_requests.read(folder, config, servable.signature)
-    sample = warm_up.zeros(servable.signature) or (configured[0].inputs if configured else None)
-    return Opened(servable, device, threads, _buckets(servable.signature, config, device), sample)
+        Raises:
+            LoadError: a device is missing or has no room, the file cannot be served, or a warm-up failed.
+        """
+        places = placement.place(self.config.instances, default)
+        instances = sum(place.provider == devices.CPU for place in places)
+        everywhere = max(instances, 1) * self.settings.workers
+        opened: list[Opened] = []
+        for place in places:
+            shared = [one for one in opened if one.device == place and place.provider == devices.CPU]
+            opened += shared[:1] or [self._open_for_good(place, everywhere)]
+        return opened
+
+    def _open_for_good(self, device: Device, instances: int) -> Opened:
+        opened = self._open_warm(device, instances)
+        if not self.accelerators.of(device).apart:
+            return opened
+        servable = Restarting(opened.servable, lambda: self._open_warm(device, instances).servable, self.tell)
+        return replace(opened, servable=servable)
+
+    def _open_warm(self, device: Device, instances: int) -> Opened:
+        """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""
+        given = self.config.threads or self.settings.intra_op_threads
+        accelerator = self.accelerators.of(device)
+        with room.told(accelerator):
+            room.check(self.file, accelerator, self.settings.gpu_mem_limit)
+            opened, session = self._open(device, placement.threads(given, instances))
+            opened = _timed(opened)
+            small = opened.seconds <= SMALL_RUN_SECONDS and device.provider == devices.CPU
+            if not given and opened.threads != 1 and small:
+                opened, session = self._open(device, 1)
+                opened = _timed(opened)
+            began = now()
+            _warm(opened, self.folder, self.config)
+        session.leave()
+        session.captured_sizes = (opened.buckets or (1,)) if self.settings.cuda_graphs else ()
+        return replace(opened, warm_up_seconds=opened.warm_up_seconds + now() - began)
+
+    def _open(self, device: Device, threads: int) -> tuple[Opened, OnnxSession]:
+        session = OnnxSession(
+            self.file,
+            self.accelerators.of(device),
+            threads=threads,
+            max_batch_size=self.config.max_batch_size,
+            default_max_batch_size=self.settings.default_max_batch_size,
+            graph_optimization=self.config.graph_optimization,
+            tuning=self.settings.tuning,
+            fallen_back=self.tell,
+        )
+        servable = _as_configured(session, self.config)
+        configured = warm_up_requests.read(self.folder, self.config, servable.signature)
+        sample = warm_up.zeros(servable.signature) or (configured[0].inputs if configured else None)
+        return Opened(servable, device, threads, _buckets(servable.signature, self.config, device), sample), session
 
 
 def _timed(opened: Opened) -> Opened:
@@ -113,10 +145,17 @@ def _timed(opened: Opened) -> Opened:
 
 def _as_configured(session: OnnxSession, config: ModelConfig) -> Servable:
     signature = config_signature.narrowed(session.signature, config)
+    servable = _joined(session, config) if config.operators else session
     if config.input_reshapes or config.output_reshapes:
-        return Reshaped(session, signature, config.input_reshapes, config.output_reshapes)
-    session.signature = signature
-    return session
+        return Reshaped(servable, signature, config.input_reshapes, config.output_reshapes)
+    servable.signature = signature
+    return servable
+
+
+def _joined(session: OnnxSession, config: ModelConfig) -> "Joined":
+    from normserve_server import joining  # noqa: PLC0415 - it imports torch, which few models want
+
+    return joining.joined(session, config.operators)
 
 
 def _buckets(signature: Signature, config: ModelConfig, device: Device) -> tuple[int, ...]:
@@ -141,11 +180,3 @@ def _warm(opened: Opened, folder: Path, config: ModelConfig) -> None:
     for request in warm_up_requests.read(folder, config, servable.signature):
         for _ in range(request.count):
             servable.run(request.inputs)
-
-
-@contextlib.contextmanager
-def _failing_warm_up() -> Iterator[None]:
-    try:
-        yield
-    except ServiceError as error:
-        raise LoadError(f"its first inference failed: {error}") from error

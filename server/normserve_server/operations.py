@@ -9,7 +9,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server import operators
 from normserve_server.errors import InvalidRequestError
-from normserve_server.operators import Normalized
+from normserve_server.operators import Compute
 
 MOMENTUM = 0.1
 EPS = 1e-5
@@ -18,12 +18,11 @@ P, DIM, LEAST_NORM = 2.0, 1, 1e-12  # of normalize
 MOST_BATCHES = 2**63 - 1  # an int64 that can still be incremented
 
 
-def operation(x: Array, request: pb.NormalizeRequest) -> Callable[[], Normalized]:
-    """Gives what a request asks for, still to be called.
+def operation(request: pb.NormalizeRequest) -> Compute:
+    """Gives what a request asks for, still to be called with its input.
 
     Args:
-        x: its input.
-        request: its operator, with its arguments.
+        request: an operator, with its arguments.
 
     Raises:
         TensorError: a tensor does not fit its own description.
@@ -32,14 +31,14 @@ def operation(x: Array, request: pb.NormalizeRequest) -> Callable[[], Normalized
     kind = request.WhichOneof("operator")
     if kind is None:
         raise InvalidRequestError(f"operator: one of {', '.join(_OPERATIONS)} is required, got none")
-    return _OPERATIONS[kind](x, getattr(request, kind))
+    return _OPERATIONS[kind](getattr(request, kind))
 
 
-def _batch_norm(x: Array, m: pb.BatchNorm) -> Callable[[], Normalized]:
+def _batch_norm(m: pb.BatchNorm) -> Compute:
     momentum = _batch_norm_momentum(m)
     mean, var, weight, bias = (_optional(m, name) for name in ("running_mean", "running_var", "weight", "bias"))
     eps = m.eps if m.HasField("eps") else EPS
-    return lambda: operators.batch_norm(x, mean, var, weight, bias, m.training, momentum, eps)
+    return lambda x: operators.batch_norm(x, mean, var, weight, bias, m.training, momentum, eps)
 
 
 def _batch_norm_momentum(m: pb.BatchNorm) -> float:
@@ -52,47 +51,47 @@ def _batch_norm_momentum(m: pb.BatchNorm) -> float:
     return 1.0 / (m.num_batches_tracked + 1)
 
 
-def _instance_norm(x: Array, m: pb.InstanceNorm) -> Callable[[], Normalized]:
+def _instance_norm(m: pb.InstanceNorm) -> Compute:
     mean, var, weight, bias = (_optional(m, name) for name in ("running_mean", "running_var", "weight", "bias"))
     use_input_stats = m.use_input_stats if m.HasField("use_input_stats") else True
     momentum = m.momentum if m.HasField("momentum") else MOMENTUM
     eps = m.eps if m.HasField("eps") else EPS
-    return lambda: operators.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
+    return lambda x: operators.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
 
 
-def _layer_norm(x: Array, m: pb.LayerNorm) -> Callable[[], Normalized]:
+def _layer_norm(m: pb.LayerNorm) -> Compute:
     weight, bias = _optional(m, "weight"), _optional(m, "bias")
     eps = m.eps if m.HasField("eps") else EPS
-    return lambda: operators.layer_norm(x, m.normalized_shape, weight, bias, eps)
+    return lambda x: operators.layer_norm(x, m.normalized_shape, weight, bias, eps)
 
 
-def _group_norm(x: Array, m: pb.GroupNorm) -> Callable[[], Normalized]:
+def _group_norm(m: pb.GroupNorm) -> Compute:
     weight, bias = _optional(m, "weight"), _optional(m, "bias")
     eps = m.eps if m.HasField("eps") else EPS
-    return lambda: operators.group_norm(x, m.num_groups, weight, bias, eps)
+    return lambda x: operators.group_norm(x, m.num_groups, weight, bias, eps)
 
 
-def _rms_norm(x: Array, m: pb.RmsNorm) -> Callable[[], Normalized]:
+def _rms_norm(m: pb.RmsNorm) -> Compute:
     weight = _optional(m, "weight")
     eps = m.eps if m.HasField("eps") else None
-    return lambda: operators.rms_norm(x, m.normalized_shape, weight, eps)
+    return lambda x: operators.rms_norm(x, m.normalized_shape, weight, eps)
 
 
-def _local_response_norm(x: Array, m: pb.LocalResponseNorm) -> Callable[[], Normalized]:
+def _local_response_norm(m: pb.LocalResponseNorm) -> Compute:
     alpha = m.alpha if m.HasField("alpha") else ALPHA
     beta = m.beta if m.HasField("beta") else BETA
     k = m.k if m.HasField("k") else K
-    return lambda: operators.local_response_norm(x, m.size, alpha, beta, k)
+    return lambda x: operators.local_response_norm(x, m.size, alpha, beta, k)
 
 
-def _normalize(x: Array, m: pb.LpNormalize) -> Callable[[], Normalized]:
+def _normalize(m: pb.LpNormalize) -> Compute:
     p = m.p if m.HasField("p") else P
     dim = m.dim if m.HasField("dim") else DIM
     eps = m.eps if m.HasField("eps") else LEAST_NORM
-    return lambda: operators.normalize(x, p, dim, eps)
+    return lambda x: operators.normalize(x, p, dim, eps)
 
 
-_OPERATIONS: dict[str, Callable[[Array, Any], Callable[[], Normalized]]] = {
+_OPERATIONS: dict[str, Callable[[Any], Compute]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "instance_norm": _instance_norm,

@@ -19,7 +19,30 @@ def place(groups: Sequence[InstanceGroup], default: Device) -> list[Device]:
     Raises:
         LoadError: a group wants a GPU that is not there.
     """
-    return [device for group in groups for device in _devices(group, default) for _ in range(group.count)]
+    return [device for group in groups for device in on(group, default) for _ in range(group.count)]
+
+
+def on(group: InstanceGroup, default: Device) -> list[Device]:
+    """Gives the devices of a group, each of which has its count of instances.
+
+    Args:
+        group: the group; of kind "gpu" without numbers, it is on all GPUs.
+        default: the server's device.
+
+    Raises:
+        LoadError: it wants a GPU that is not there.
+    """
+    if group.kind == "cpu":
+        return [Device(CPU)]
+    if group.kind == "auto" and not group.gpus:
+        return [default]
+    if default.provider != CUDA:
+        raise LoadError(f"instance_group wants a GPU, the server runs on {default}")
+    shown = devices.gpu_count()
+    missing = [number for number in group.gpus if number >= shown]
+    if missing:
+        raise LoadError(f"instance_group wants GPU {missing[0]}, this machine shows {shown}")
+    return [Device(CUDA, number) for number in group.gpus or range(shown)]
 
 
 def threads(given: int, instances: int) -> int:
@@ -33,16 +56,3 @@ def threads(given: int, instances: int) -> int:
         The number; 0, which is onnxruntime's word for one per core, where one instance may have them all.
     """
     return given or (0 if instances == 1 else max(1, cores() // instances))
-
-
-def _devices(group: InstanceGroup, default: Device) -> list[Device]:
-    if group.kind == "cpu":
-        return [Device(CPU)]
-    if group.kind == "auto" and not group.gpus:
-        return [default]
-    if default.provider != CUDA:
-        raise LoadError(f"instance_group wants a GPU, the server runs on {default}")
-    missing = [number for number in group.gpus if number >= devices.gpu_count()]
-    if missing:
-        raise LoadError(f"instance_group wants GPU {missing[0]}, this machine shows {devices.gpu_count()}")
-    return [Device(CUDA, number) for number in group.gpus] or [default]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from normserve_proto.tensors import Array
 
+from normserve_server.compute import Times
 from normserve_server.servable import DYNAMIC, Servable, Signature
 
 
@@ -57,6 +58,11 @@ class Reshaped:
     def provider(self) -> str:
         """What computes it."""
         return self._servable.provider
+
+    @property
+    def times(self) -> Times | None:
+        """How long the parts of the calling thread's last run took on the device; None where that is not known."""
+        return getattr(self._servable, "times", None)
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """Computes the outputs of arrays that fit the signature; raises what the servable raises."""

@@ -1,39 +1,27 @@
 """An ONNX file as a servable, on onnxruntime."""
 
-import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import onnxruntime as ort
+import structlog
 from normserve_proto.tensors import Array
 
-from normserve_server.devices import Device
-from normserve_server.errors import InternalError, InvalidRequestError, LoadError
-from normserve_server.servable import DYNAMIC, Signature, TensorSpec
+from normserve_server import onnx_signature, warm_up
+from normserve_server.accelerators.interface import Accelerator, DeviceBrokenError
+from normserve_server.accelerators.tuning import Tuning
+from normserve_server.binding import Bound, HostBinding, Unbound
+from normserve_server.compute import Compute, Times
+from normserve_server.device_binding import DeviceBinding
+from normserve_server.errors import InternalError, LoadError, ServiceError
+from normserve_server.value_binding import ValueBinding
 
-__all__ = ["DATATYPES", "LoadError", "OnnxSession"]
+__all__ = ["LoadError", "OnnxSession"]
 
-# onnxruntime's own names of the element types.
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-    "tensor(bfloat16)": "BF16",
-}
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+_log = structlog.get_logger(__name__)
 
 
 class OnnxSession:
@@ -41,11 +29,17 @@ class OnnxSession:
 
     Args:
         path: the ONNX file.
-        device: where it runs.
+        accelerator: where it runs.
         threads: threads within one operator; 0 for one per core.
         max_batch_size: most samples in a run, 0 for no batching, None to find out from the file's shapes.
         default_max_batch_size: what is taken where the file has a batch axis and nothing else was said.
         graph_optimization: the name of onnxruntime's GraphOptimizationLevel.
+        tuning: how a GPU is used.
+        fallen_back: called with "cuda_graphs" where they were wanted and cannot be, on any thread.
+
+    Attributes:
+        compute: where it runs, and on what.
+        captured_sizes: batch sizes whose runs each thread captures as CUDA graphs before its first one; empty for none.
 
     Raises:
         LoadError: onnxruntime does not take the file, gave another device, or the shapes contradict `max_batch_size`.
@@ -54,108 +48,120 @@ class OnnxSession:
     def __init__(
         self,
         path: Path,
-        device: Device,
+        accelerator: Accelerator,
         *,
         threads: int,
         max_batch_size: int | None,
         default_max_batch_size: int,
         graph_optimization: str = "ORT_ENABLE_ALL",
+        tuning: Tuning = Tuning(),  # noqa: B008 - it cannot change
+        fallen_back: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._session = _open(path, device, threads, graph_optimization)
+        self.compute = Compute(accelerator, accelerator.lane())
+        self._fallen_back = fallen_back
+        options = _options(threads, graph_optimization)
+        self._session = self._open(path, options, tuning)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != device.provider:
-            raise LoadError(f"asked for {device.provider} ({device}), the session got {self.provider}")
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if max_batch_size is None:
-            max_batch_size = default_max_batch_size if _has_batch_axis(inputs, outputs) else 0
-        self.signature = Signature(_specs(inputs), _specs(outputs), max_batch_size)
-        _check_batch_axis(self.signature)
-        self._output_names = [spec.name for spec in self.signature.outputs]
-        self._strings = frozenset(spec.name for spec in self.signature.inputs if spec.datatype == "BYTES")
-        self._bfloat16 = any(spec.datatype == "BF16" for spec in (*self.signature.inputs, *self.signature.outputs))
+        self.signature = onnx_signature.read(self._session, max_batch_size, default_max_batch_size)
+        self._file = self.signature  # what the session itself has, whatever clients see
+        self.captured_sizes: Sequence[int] = ()
+        self._bound: dict[int, Bound] = {}
+        self._values: ValueBinding | None = None
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """Computes the outputs, in the signature's order.
+        """Computes the outputs, in the signature's order. Any number of threads may.
 
         Raises:
             InvalidRequestError: a BYTES element is not UTF-8, which onnxruntime's strings are.
+            DeviceMemoryError: there is no room on the device for these inputs, or their outputs.
+            DeviceBrokenError: the device will do nothing any more.
             InternalError: onnxruntime failed on these inputs.
         """
-        if self._strings:
-            inputs = {name: _text(name, array) if name in self._strings else array for name, array in inputs.items()}
         try:
-            if self._bfloat16:
-                return self._run_values(inputs)
-            outputs: Sequence[Array] = self._session.run(self._output_names, inputs)
+            bound = self._bound.get(get_ident()) or self._bind()
+            return bound.run(inputs)
+        except ServiceError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no other base
-            raise InternalError(f"onnxruntime: {_first_line(error)}") from error
-        return outputs
+            raise self.failure(error) from error
 
-    def _run_values(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """The same for BF16, which onnxruntime's numpy interface lacks."""
-        values = {name: _to_value(array) for name, array in inputs.items()}
-        return [_from_value(value) for value in self._session.run_with_ort_values(self._output_names, values)]
+    def run_values(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Orders a run on the session's lane, in `Lane.run`: see `ValueBinding`. Hold `compute.turn`."""
+        if self._values is None:
+            self._values = ValueBinding(self._session, self.compute.accelerator.where)
+        return self._values.run(values)
+
+    def failure(self, error: Exception) -> ServiceError:
+        """Says what a failure on the device is to callers; of a device that is broken, that it is."""
+        broken = self.compute.accelerator.broken()
+        if broken is not None:
+            return DeviceBrokenError(f"{self.compute.accelerator.device}: {broken}")
+        return error if isinstance(error, ServiceError) else InternalError(f"onnxruntime: {_first_line(error)}")
+
+    @property
+    def times(self) -> Times | None:
+        """How long the parts of the calling thread's last run took on the device; None where nothing is copied for it."""
+        bound = self._bound.get(get_ident())
+        return bound.times if isinstance(bound, DeviceBinding) else None
+
+    def leave(self) -> None:
+        """Gives back what the calling thread's runs were bound to, which it will need no more."""
+        self._bound.pop(get_ident(), None)
+
+    def _open(self, path: Path, options: ort.SessionOptions, tuning: Tuning) -> ort.InferenceSession:
+        providers = self.compute.accelerator.providers(tuning, self.compute.lane)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # as above
+            if tuning.cuda_graphs:  # it takes only files that run on the GPU from end to end
+                self._fall_back(error)
+                return self._open(path, options, replace(tuning, cuda_graphs=False))
+            raise LoadError(f"onnxruntime does not load it: {_first_line(error)}") from error
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        got = session.get_providers()[0]
+        if got != wanted:
+            raise LoadError(f"asked for {wanted} ({self.compute.accelerator.device}), the session got {got}")
+        return session
+
+    def _bind(self) -> Bound:
+        """What the calling thread runs with."""
+        bound: Bound
+        if any(spec.datatype == "BYTES" for spec in (*self._file.inputs, *self._file.outputs)):
+            bound = Unbound(self._session, self._file)
+        elif self.compute.accelerator.apart:
+            bound = DeviceBinding(self._session, self._file, self.compute)
+            self._capture(bound)
+        else:
+            bound = HostBinding(self._session, self._file)
+        self._bound[get_ident()] = bound
+        return bound
+
+    def _capture(self, bound: DeviceBinding) -> None:
+        """Captures the largest first: memory that grows ends the graphs that use it."""
+        for size in sorted(self.captured_sizes, reverse=True):
+            inputs = warm_up.zeros(self._file, size)
+            try:
+                if inputs is not None:
+                    bound.capture(inputs)
+            except Exception as error:  # whatever it is, runs that are not captured may work
+                if self.compute.accelerator.broken() is not None:
+                    raise self.failure(error) from error
+                self._fall_back(error)
+                self.captured_sizes = ()
+                return
+
+    def _fall_back(self, error: Exception) -> None:
+        _log.warning("no CUDA graphs", reason=_first_line(error))
+        self._fallen_back("cuda_graphs")
 
 
-def _open(path: Path, device: Device, threads: int, graph_optimization: str) -> ort.InferenceSession:
+def _options(threads: int, graph_optimization: str) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, graph_optimization)
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; what is lacking is said once, by us
-    try:
-        return ort.InferenceSession(str(path), options, providers=device.providers)
-    except Exception as error:  # as above
-        raise LoadError(f"onnxruntime does not load it: {_first_line(error)}") from error
+    return options
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _specs(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(node) for node in nodes)
-
-
-def _spec(node: Any) -> TensorSpec:
-    datatype = DATATYPES.get(node.type)
-    if datatype is None:
-        raise LoadError(f"'{node.name}' is a {node.type}, which the protocol cannot carry")
-    shape = tuple(extent if isinstance(extent, int) else DYNAMIC for extent in node.shape)
-    return TensorSpec(node.name, datatype, shape)
-
-
-def _has_batch_axis(inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
-    """Whether one symbol, the same everywhere, names the first extent of every input and output."""
-    firsts = {node.shape[0] if node.shape else None for node in (*inputs, *outputs)}
-    return bool(inputs) and len(firsts) == 1 and isinstance(firsts.pop(), str)
-
-
-def _check_batch_axis(signature: Signature) -> None:
-    for spec in (*signature.inputs, *signature.outputs) if signature.max_batch_size else ():
-        if not spec.shape or spec.shape[0] != DYNAMIC:
-            raise LoadError(
-                f"max_batch_size is {signature.max_batch_size}, but '{spec.name}' has shape {list(spec.shape)}, "
-                f"whose first extent is not dynamic"
-            )
-
-
-def _text(name: str, array: Array) -> Array:
-    try:
-        return np.array([element.decode() for element in array.flat], np.object_).reshape(array.shape)
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"input '{name}': an element is not UTF-8: {error}") from None
-
-
-def _to_value(array: Array) -> ort.OrtValue:
-    if array.dtype != ml_dtypes.bfloat16:
-        return ort.OrtValue.ortvalue_from_numpy(np.require(array, requirements="C"))
-    bits = np.require(array, requirements="C").view(np.uint16)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
-
-
-def _from_value(value: ort.OrtValue) -> Array:
-    if value.element_type() != _BFLOAT16:
-        return np.array(value.numpy())  # it may be a view of an input, whose memory is the next batch's
-    bits = (ctypes.c_uint16 * (value.tensor_size_in_bytes() // 2)).from_address(value.data_ptr())
-    array: Array = np.array(bits, np.uint16).view(ml_dtypes.bfloat16).reshape(value.shape())
-    return array

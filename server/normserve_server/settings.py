@@ -25,6 +25,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from normserve_server.accelerators.tuning import Tuning
+
 PREFIX = "NORMSERVE_"
 PROGRAM = "normserve serve"
 ALL_MODELS = "*"
@@ -79,6 +81,21 @@ class Settings(BaseSettings):
         30.0, ge=1, description="longest silence of one of several workers before it is killed and replaced"
     )
     device: str = Field("auto", description="auto, cpu or cuda:N; auto is the first GPU where there is one")
+    gpu_mem_limit: int = Field(
+        0, ge=0, description="most bytes of GPU memory that one instance's model may take; 0 for no limit"
+    )
+    cudnn_conv_algo_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
+        "HEURISTIC", description="how cuDNN's convolutions are chosen on a GPU; EXHAUSTIVE tries them all for each batch size"
+    )
+    tf32: bool = Field(False, description="let float32 products be rounded to 10 bits of mantissa on a GPU, which is faster")
+    prefer_nhwc: bool = Field(False, description="bring convolutions into channels-last order on a GPU")
+    cuda_graphs: bool = Field(
+        False, description="experimental: capture each bucket's run once as a CUDA graph, and replay it from then on"
+    )
+    tensorrt: bool = Field(False, description="run models by TensorRT where it can; it has to be installed")
+    double_buffering: bool = Field(
+        False, description="experimental: give each instance on a GPU two threads, so that one copies while the other computes"
+    )
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")
     state: str | None = Field(
@@ -118,6 +135,18 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
     access_log: bool = Field(False, description="log each call, at level info")
     config: Path | None = Field(None, description="TOML file with any of these settings")
+
+    @property
+    def tuning(self) -> Tuning:
+        """How sessions use a GPU."""
+        return Tuning(
+            memory_limit_bytes=self.gpu_mem_limit,
+            conv_algo_search=self.cudnn_conv_algo_search,
+            tf32=self.tf32,
+            prefer_nhwc=self.prefer_nhwc,
+            cuda_graphs=self.cuda_graphs,
+            tensorrt=self.tensorrt,
+        )
 
     @field_validator("state")
     @classmethod

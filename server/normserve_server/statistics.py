@@ -11,9 +11,9 @@ class Laps(NamedTuple):
     """How long the parts of one run took, in seconds.
 
     Attributes:
-        input: putting the batch together.
+        input: putting the batch together, and copying it to a device of its own memory.
         infer: the model itself.
-        output: taking the outputs apart.
+        output: copying the outputs from such a device, and taking them apart.
     """
 
     input: float

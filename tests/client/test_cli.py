@@ -26,14 +26,14 @@ class TestStart:
     def test_help_brings_in_nothing_heavy(self):
         program = (
             "import sys\nfrom normserve.cli import main\n"
-            "for command in ('', 'infer', 'normalize', 'models', 'top', 'load', 'unload', 'demo', 'fold', 'export', "
+            "for command in ('', 'infer', 'normalize', 'models', 'top', 'profile', 'load', 'unload', 'demo', 'fold', 'export', "
             "'normalizers', 'normalizers create'):\n"
             "    sys.argv = ['normserve', *command.split(), '--help']\n"
             "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
             "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
         )
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-        assert ended.stdout.count("Usage: normserve") == 12
+        assert ended.stdout.count("Usage: normserve") == 13
         assert not HEAVY & set(ended.stderr.split())
 
     def test_every_command_is_in_the_help(self, normserve):
@@ -45,6 +45,7 @@ class TestStart:
             "normalizers",
             "models",
             "top",
+            "profile",
             "load",
             "unload",
             "serve",

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor
 from normserve_proto import open_inference_pb2 as pb
 from normserve_server.built_in.operations import OPERATIONS, Operation
 from normserve_server.config_fields import HONOURED, kind_of
-from normserve_server.config_parameters import BUCKETS, FIXED, THREADS
+from normserve_server.config_parameters import BUCKETS, FIXED, OPERATORS, THREADS
 
 PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
 
@@ -34,7 +34,7 @@ def fields(message: Descriptor, path: str = "") -> Iterator[tuple[str, bool]]:
 def test_every_field_stands_in_one_of_the_tables() -> None:
     paths = dict(fields(pb.ModelConfig.DESCRIPTOR))
     assert paths.pop("parameters.string_value")
-    parameters = [f"parameters[{key}]" for key in (THREADS, BUCKETS, *FIXED)]
+    parameters = [f"parameters[{key}]" for key in (THREADS, BUCKETS, OPERATORS, *FIXED)]
     assert sorted(documented("What is honoured")) == sorted([path for path, honoured in paths.items() if honoured] + parameters)
     assert sorted(documented("What is refused")) == sorted(path for path, honoured in paths.items() if not honoured)
 

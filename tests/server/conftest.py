@@ -60,6 +60,7 @@ class FakeLoader:
         self.gate = asyncio.Event()
         self.loads: list[tuple[str, str]] = []
         self.configs: list[ModelConfig] = []
+        self.given_back = 0
 
     async def load(self, folder: Path, labels: tuple[str, str], config: ModelConfig) -> Loaded:
         self.loads.append(labels)
@@ -75,6 +76,9 @@ class FakeLoader:
         if content == "odd":
             raise IsADirectoryError(21, "Is a directory")
         return Loaded(FakeServable(content), FakeBatcher(), REPORT)  # type: ignore[arg-type]
+
+    def give_back(self) -> None:
+        self.given_back += 1
 
 
 class World:

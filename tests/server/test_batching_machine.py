@@ -1,10 +1,11 @@
 """The batcher held against a simple model, through any sequence of arrivals, departures, passing time and finished runs."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from held_instance import BAD, HeldInstance
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -12,44 +13,11 @@ from normserve_server import batching
 from normserve_server.batching import Batcher
 from normserve_server.calls import Call
 from normserve_server.errors import DeadlineExceededError, InternalError, OverloadedError
-from normserve_server.instance import Run
 from normserve_server.model_config import Batching, QueuePolicy
-from normserve_server.statistics import Laps
 from normserve_server.validation import Work
 from prometheus_client import CollectorRegistry, Histogram
 
 LIMIT, QUEUE, LEVELS = 4, 6, 2
-BAD = -1.0
-LAPS = Laps(0.0, 1.0, 0.0)
-
-
-class HeldInstance:
-    """Ends its runs when the machine says so."""
-
-    def __init__(self) -> None:
-        self.batch: Sequence[Work] = ()
-        self._done: Callable[[list[Run]], None] | None = None
-
-    def quick(self, _work: Work) -> bool:
-        return False
-
-    def start(self, batch: Sequence[Work], done: Callable[[list[Run]], None]) -> None:
-        assert self._done is None, "two batches at a time"
-        self.batch, self._done = batch, done
-
-    def finish(self) -> None:
-        assert self._done is not None
-        runs = [Run(one.size, LAPS, [self._outcome(one)]) for one in self.batch]
-        done, self._done, self.batch = self._done, None, ()
-        done(runs)
-
-    async def close(self) -> None:
-        pass
-
-    @staticmethod
-    def _outcome(one: Work) -> Sequence[np.ndarray] | BaseException:
-        x = one.inputs["x"]
-        return InternalError("bad") if x[0, 0] == BAD else [x * 2]
 
 
 class Request:
@@ -68,7 +36,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.clock = 1.0
         self.patch.setattr(batching, "now", lambda: self.clock)
         self.loop = asyncio.new_event_loop()
-        self.instances = [HeldInstance(), HeldInstance()]
+        self.instances = [HeldInstance("cuda:0"), HeldInstance("cuda:0"), HeldInstance("cuda:1")]
         self.requests: list[Request] = []
         self.rows = 0
         sizes = Histogram("sizes", "of batches", registry=CollectorRegistry())

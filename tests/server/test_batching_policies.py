@@ -32,6 +32,9 @@ def work(row: float, size: int = 1, **more: object) -> Work:
 class Held:
     """An instance whose runs end when the test says so."""
 
+    device = "cpu"
+    down = False
+
     def __init__(self) -> None:
         self.runs: list[tuple[list[float], Callable[[], None]]] = []
         self.started = asyncio.Event()

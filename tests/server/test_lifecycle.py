@@ -180,6 +180,7 @@ async def test_unloading_finishes_what_was_accepted(world) -> None:
     batcher.idle.set()
     await world.until(lambda: world.states() == {"m/1": "UNAVAILABLE"})
     assert (world.reason("m"), world.series(), batcher.closed) == ("unloaded", {"m/1": 0}, 1)
+    assert world.loader.given_back == 1  # by the devices, too
     assert await load(world) == ""
     assert world.states() == {"m/1": "READY"}
 

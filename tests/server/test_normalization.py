@@ -6,6 +6,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from fake_device import FakeAccelerator
 from google.protobuf.message import DecodeError
 from normserve_proto import normalization_pb2 as pb
 from normserve_proto import wire
@@ -14,6 +15,7 @@ from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, OverloadedError
 from normserve_server.inline import INLINE_BYTES
 from normserve_server.normalization import Answer, NormalizationServicer, parse, refuse, serialize, serialize_message
+from normserve_server.operators import Place
 from normserve_server.refusals import Refusal
 from normserve_server.workers import Worker
 
@@ -54,7 +56,7 @@ def test_a_big_input_is_viewed() -> None:
 @pytest.mark.parametrize("small", [0, 64 * 1024, 2**40])
 async def test_a_request_is_read_however_it_is_written(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
     monkeypatch.setattr(wire, "SMALL", small)
-    servicer = NormalizationServicer(Worker("test"), 1)
+    servicer = NormalizationServicer(Worker("test"), 1, Place())
     described = pb.NormalizeRequest(input=pb.Tensor(datatype="FP32", shape=BIG.shape)).SerializeToString()
     filled = pb.NormalizeRequest(input=pb.Tensor(data=BIG.tobytes())).SerializeToString()
     operator = pb.NormalizeRequest(normalize={}).SerializeToString()
@@ -71,7 +73,7 @@ def test_what_is_no_request_is_refused(data: bytes) -> None:
 
 
 async def test_an_input_is_required() -> None:
-    servicer = NormalizationServicer(Worker("test"), 1)
+    servicer = NormalizationServicer(Worker("test"), 1, Place())
     for data in (b"", pb.NormalizeRequest(normalize={}).SerializeToString()):
         with pytest.raises(InvalidRequestError, match="input: required, got none"):
             await servicer.Normalize(parse(data), Call("Normalize"))
@@ -81,7 +83,7 @@ async def test_an_input_is_required() -> None:
 
 async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait() -> None:
     worker, gate = Worker("test"), threading.Event()
-    servicer = NormalizationServicer(worker, 1)
+    servicer = NormalizationServicer(worker, 1, Place())
     assert BIG.nbytes >= INLINE_BYTES
     busy = asyncio.create_task(worker.call(gate.wait))
     calls = [asyncio.create_task(servicer.Normalize(parse(request(BIG)), Call("Normalize"))) for _ in range(2)]
@@ -96,7 +98,7 @@ async def test_calls_beyond_the_queue_are_refused_and_messages_of_streams_wait()
 
 async def test_rows_of_nothing_do_not_hold_the_loop() -> None:
     worker, gate = Worker("test"), threading.Event()
-    servicer = NormalizationServicer(worker, 1)
+    servicer = NormalizationServicer(worker, 1, Place())
     rows = pb.Tensor(datatype="FP32", shape=[2**20, 0])
     message = pb.NormalizeRequest(input=rows, layer_norm=pb.LayerNorm(normalized_shape=[0])).SerializeToString()
     busy = asyncio.create_task(worker.call(gate.wait))
@@ -107,3 +109,18 @@ async def test_rows_of_nothing_do_not_hold_the_loop() -> None:
     assert (await call).output.shape == (2**20, 0)
     await busy
     await worker.close()
+
+
+async def test_what_is_big_enough_for_the_device_is_normalized_there() -> None:
+    device = FakeAccelerator()
+    servicer = NormalizationServicer(Worker("test"), 1, Place(device, pytest.fail))
+    data = parse(request(np.tile(BIG, 3), layer_norm=pb.LayerNorm(normalized_shape=[150_000])))
+    for handler in (servicer.Normalize, servicer.NormalizeStream):
+        device.journal.clear()
+        output = (await handler(data, Call("Normalize"))).output.astype(np.float64)
+        assert abs(output.mean(1)).max() < 1e-5
+        assert output.var(1) == pytest.approx([1, 1], rel=1e-5)
+        assert device.ordered("copy in", "copy out") == [("copy in", output.nbytes // 2), ("copy out", output.nbytes // 2)]
+    device.journal.clear()
+    await servicer.Normalize(parse(request(BIG)), Call("Normalize"))
+    assert not device.journal

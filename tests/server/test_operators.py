@@ -232,7 +232,7 @@ def test_one_thread_computes_alone_and_another_with_all() -> None:
 
     def worker() -> None:
         loop_is_set.wait(10)
-        operators.warm_up(threads[0] + 1)
+        operators.warm_up(threads[0] + 1, operators.Place())
         seen.append(torch.get_num_threads())
         worker_is_warm.set()
 

@@ -2,8 +2,11 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from fake_device import FakeAccelerator
 from normserve_proto.tensors import DTYPES
-from normserve_server.devices import CPU, CUDA, Device
+from normserve_server import devices
+from normserve_server.accelerators.host import Host
+from normserve_server.devices import CPU, CUDA
 from normserve_server.errors import InternalError, InvalidRequestError
 from normserve_server.servable import DYNAMIC
 from normserve_server.session import LoadError, OnnxSession
@@ -39,11 +42,11 @@ def identity(path, kind=TensorProto.FLOAT, shape=("batch", 2), out_shape=None):
     return save(path, [helper.make_node("Identity", ["x"], ["y"])], [x], [y])
 
 
-CPU_DEVICE = Device(CPU)
+HOST = Host()
 
 
-def load(path, max_batch_size=None, device=CPU_DEVICE):
-    return OnnxSession(path, device, threads=1, max_batch_size=max_batch_size, default_max_batch_size=8)
+def load(path, max_batch_size=None, accelerator=HOST):
+    return OnnxSession(path, accelerator, threads=1, max_batch_size=max_batch_size, default_max_batch_size=8)
 
 
 @pytest.mark.parametrize("datatype", DTYPES)
@@ -78,6 +81,19 @@ def test_no_output_is_an_input_s_memory(tmp_path) -> None:
     for array in inputs.values():
         array[...] = 7
     assert [output.tolist() for output in outputs] == [[1, 1], [1, 1], 1]
+
+
+def test_no_output_is_an_input_s_memory_although_nothing_is_computed(tmp_path) -> None:
+    session, x = load(identity(tmp_path / "m.onnx")), np.ones((1, 2), np.float32)
+    (y,) = session.run({"x": x})
+    x[...] = 7
+    assert y.tolist() == [[1, 1]]
+
+
+def test_outputs_stay_while_later_runs_go_on(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx"))
+    kept = [session.run({"x": np.full((size, 2), size, np.float32)})[0] for size in (1, 3, 1, 0, 2)]
+    assert [y.tolist() for y in kept] == [[[size, size]] * size for size in (1, 3, 1, 0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +145,14 @@ def test_strings_are_utf8(tmp_path) -> None:
         session.run({"x": np.array([[b"ok", b"\xff"]], object)})
 
 
-def test_a_device_that_onnxruntime_does_not_give_is_an_error(tmp_path) -> None:
+def test_a_device_that_onnxruntime_does_not_give_is_an_error(tmp_path, monkeypatch) -> None:
     # This machine may have the GPU build of onnxruntime and no GPU: it then falls back to the CPU without a word.
-    from normserve_server import devices
-
     if devices.gpu_count():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(LoadError, match="asked for CUDAExecutionProvider"):
-        load(identity(tmp_path / "m.onnx"), device=Device(CUDA, 0))
+    device = FakeAccelerator(index=3)
+    monkeypatch.setattr(device, "providers", lambda *_: [CUDA, CPU])
+    with pytest.raises(LoadError, match=r"asked for CUDAExecutionProvider \(cuda:3\), the session got CPUExecutionProvider"):
+        load(identity(tmp_path / "m.onnx"), accelerator=device)
 
 
 def test_types_that_the_protocol_cannot_carry_are_refused(tmp_path) -> None:

@@ -11,10 +11,11 @@ from google.protobuf import json_format
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.tensors import DTYPES
 from normserve_server import model_config, warm_up
+from normserve_server.accelerators.host import Host
 from normserve_server.config_completion import completed
 from normserve_server.config_signature import narrowed
 from normserve_server.config_tensors import DATA_TYPES
-from normserve_server.devices import CPU, Device
+from normserve_server.devices import CPU
 from normserve_server.model_config import InstanceGroup, ModelConfig
 from normserve_server.reshaping import Reshaped
 from normserve_server.session import OnnxSession
@@ -169,7 +170,7 @@ class Served:
 
 
 def open_session(path: Path, config: ModelConfig) -> OnnxSession:
-    return OnnxSession(path, Device(CPU), threads=1, max_batch_size=config.max_batch_size, default_max_batch_size=4)
+    return OnnxSession(path, Host(), threads=1, max_batch_size=config.max_batch_size, default_max_batch_size=4)
 
 
 @pytest.mark.parametrize("name", TYPICAL)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normserve import __version__
-from normserve.cli import demo, export, fold, infer, load, models, normalize, normalizers, serve, top, unload
+from normserve.cli import demo, export, fold, infer, load, models, normalize, normalizers, profile, serve, top, unload
 from normserve.cli.console import InputError, fail
 from normserve.errors import NormserveError
 
@@ -25,6 +25,7 @@ app.command()(normalize.normalize)
 app.add_typer(normalizers.app, name="normalizers")
 app.command()(models.models)
 app.command()(top.top)
+app.command()(profile.profile)
 app.command()(load.load)
 app.command()(unload.unload)
 app.command(**serve.SETTINGS)(serve.serve)

@@ -1,6 +1,7 @@
 """Arrays in .npy files and on the terminal."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def load(path: Path) -> Array:
     return array
 
 
+def named(texts: Sequence[str]) -> dict[str, Array]:
+    """Reads the arrays that `--input NAME=FILE.npy` gave.
+
+    Raises:
+        InputError: one is no such thing or is given twice; or as `load`.
+    """
+    given = dict(_named(text) for text in texts)
+    if len(given) < len(texts):
+        raise InputError(f"an input is given twice: {', '.join(texts)}")
+    return given
+
+
 def save(path: Path, array: Array) -> None:
     """Writes an array to a .npy file, which has no bfloat16, so that becomes float32, nor objects, so those become bytes.
 
@@ -50,6 +63,13 @@ def summary(array: Array) -> str:
     """Gives an array's first elements in one line."""
     text = np.array2string(array.reshape(-1)[:6], precision=5, separator=", ", max_line_width=10_000)
     return text if array.size <= 6 else f"{text[:-1]}, …]"
+
+
+def _named(text: str) -> tuple[str, Array]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"--input: wanted NAME=FILE.npy, got {text!r}")
+    return name, load(Path(path))
 
 
 def _storable(array: Array) -> Array:

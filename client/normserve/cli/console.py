@@ -1,6 +1,7 @@
 """What the commands share: options, errors and the terminal."""
 
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, NoReturn
@@ -12,8 +13,13 @@ from normserve.client import Client
 from normserve.errors import NormserveError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
+DEFAULT_HTTP_ADDRESS = "http://127.0.0.1:8002"
 
 Address = Annotated[str, typer.Option(metavar="HOST:PORT", envvar="NORMSERVE_ADDRESS", help="The server's gRPC address.")]
+HttpAddress = Annotated[
+    str,
+    typer.Option(metavar="URL", envvar="NORMSERVE_HTTP_ADDRESS", help="The server's HTTP address; http:// may be left out."),
+]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Give up after that long.")]
 
 out = Console(highlight=False)
@@ -38,6 +44,18 @@ def connected(address: str) -> Iterator[Client]:
         except NormserveError as error:
             error.message = f"{address}: {error.message}"
             raise
+
+
+def http_base(address: str, option: str) -> str:
+    """Reads the HTTP address that an option gave: `http://host:port`, without a slash at the end.
+
+    Raises:
+        InputError: it is none.
+    """
+    parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise InputError(f"{option}: wanted http://HOST:PORT, got '{address}'")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 @contextmanager

@@ -32,9 +32,7 @@ def infer(
 
     normserve infer digits --input image=image.npy --output-dir answers --timeout 2
     """
-    given = dict(_named_array(text) for text in inputs)
-    if len(given) < len(inputs):
-        raise InputError(f"an input is given twice: {', '.join(inputs)}")
+    given = arrays.named(inputs)
     with connected(address) as client:
         outputs = client.infer(model, given, version=version, timeout=timeout)
     if output_dir is not None:
@@ -43,13 +41,6 @@ def infer(
         typer.echo(json.dumps({name: arrays.described(array) for name, array in outputs.items()}))
     else:
         out.print(_table(outputs))
-
-
-def _named_array(text: str) -> tuple[str, Array]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise InputError(f"--input: wanted NAME=FILE.npy, got {text!r}")
-    return name, arrays.load(Path(path))
 
 
 def _write(folder: Path, outputs: dict[str, Array]) -> None:

@@ -12,21 +12,15 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from normserve.cli.console import InputError, Timeout, out
+from normserve.cli.console import DEFAULT_HTTP_ADDRESS, HttpAddress, InputError, Timeout, http_base, out
 from normserve.cli.top_tables import trouble, view
 from normserve.errors import NormserveError, UnavailableError
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8002"
 WINDOWS = (1, 5, 15, 60)
-
-HttpAddress = Annotated[
-    str,
-    typer.Option(metavar="URL", envvar="NORMSERVE_HTTP_ADDRESS", help="The server's HTTP address; http:// may be left out."),
-]
 
 
 def top(
-    address: HttpAddress = DEFAULT_ADDRESS,
+    address: HttpAddress = DEFAULT_HTTP_ADDRESS,
     minutes: Annotated[int, typer.Option(metavar="1|5|15|60", help="The window: the last so many minutes.")] = 5,
     model: Annotated[str, typer.Option(metavar="NAME/VERSION", help="Only calls of this version.", show_default=False)] = "",
     interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.2, help="Time between two updates.")] = 2.0,
@@ -50,7 +44,7 @@ def top(
     """
     if minutes not in WINDOWS:
         raise InputError(f"--minutes: wanted 1, 5, 15 or 60, got {minutes}")
-    base = _base(address)
+    base = http_base(address, "--address")
     url = f"{base}/api/overview?{urllib.parse.urlencode({'minutes': minutes, 'model': model})}"
     overview = _fetch(url, timeout)
     if as_json:
@@ -75,13 +69,6 @@ def _follow(overview: Any, base: str, interval: float, fetch: Callable[[], Any])
                     problem = error.message
         except KeyboardInterrupt:
             return
-
-
-def _base(address: str) -> str:
-    parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise InputError(f"--address: wanted http://HOST:PORT, got '{address}'")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 def _fetch(url: str, timeout: float | None) -> Any:

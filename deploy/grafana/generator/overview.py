@@ -163,6 +163,21 @@ def _models() -> Row:
                 )
             ],
         ),
+        lines(
+            "Devices",
+            "Sessions on GPUs that run without CUDA graphs or were opened anew, and operators that a GPU failed at.",
+            "short",
+            [
+                (
+                    f"sum by (model, event) (increase(normserve_device_events_total{{{MODELS}}}[$__rate_interval]))",
+                    "{{model}} {{event}}",
+                ),
+                (
+                    f"sum by (instance) (increase(normserve_operator_fallbacks_total{{{SERVERS}}}[$__rate_interval]))",
+                    "{{instance}} operators on the CPU",
+                ),
+            ],
+        ),
         rows(
             "Batch norms",
             "How many of a file's batch norms were folded, and how many are left in the graph.",

@@ -1,5 +1,6 @@
 """Brings the built-in models into service."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from normserve_server.calls import now
 from normserve_server.config_tensors import DATA_TYPES
 from normserve_server.instance import Instance
 from normserve_server.metrics import Metrics
+from normserve_server.operators import Place
 from normserve_server.repository import Repository
 from normserve_server.statistics import Statistics
 from normserve_server.validation import Work
@@ -35,21 +37,45 @@ class OperatorModel:
 
     Args:
         operation: the operator.
+        place: where it computes.
     """
 
     provider = "torch"
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, place: Place) -> None:
         self.signature = planning.signature(operation)
-        self.run = operation.run
+        self.place = place
+        self.run = partial(operation.run, place)
 
 
 class SharedInstance(Instance):
-    """An instance whose thread is others' too, and ended by whoever made it."""
+    """An instance whose thread is others' too, and ended by whoever made it.
+
+    Args:
+        servable: the model.
+        worker: its thread.
+        run_seconds: see `Instance`; likewise `sample`.
+    """
+
+    def __init__(
+        self,
+        servable: OperatorModel,
+        worker: Worker,
+        run_seconds: float = math.inf,
+        *,
+        sample: Mapping[str, Array] | None = None,
+    ) -> None:
+        super().__init__(servable, worker, run_seconds, sample=sample)
+        self._place = servable.place
 
     def quick(self, work: Work) -> bool:
-        """As always, but for training: its last digits depend on the number of threads, and the loop computes on one."""
-        return not work.inputs.get("training") and super().quick(work)
+        """As always, but for training: its last digits depend on the number of threads, and the loop computes on one.
+
+        And but for what a device computes, which is one thread's.
+        """
+        if work.inputs.get("training") or self._place.takes(work.inputs[INPUT]):
+            return False
+        return super().quick(work)
 
     async def close(self) -> None:
         """Leaves the thread alone."""
@@ -63,13 +89,15 @@ class BuiltInModels:
         metrics: where batch sizes are recorded.
         worker: the thread.
         max_queue_size: most requests that wait for one of them.
+        place: where they compute.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, worker: Worker, max_queue_size: int) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics, worker: Worker, max_queue_size: int, place: Place) -> None:
         self._repository = repository
         self._metrics = metrics
         self._worker = worker
         self._max_queue_size = max_queue_size
+        self._place = place
         self._versions = {operation: Version(operation.model, NUMBER, Path(), built_in=True) for operation in OPERATIONS}
         for version in self._versions.values():
             repository.entry(version.model).expected = True
@@ -87,7 +115,7 @@ class BuiltInModels:
         _log.info("built-in models ready", models=len(self._versions))
 
     async def _load(self, operation: Operation) -> Loaded:
-        servable, statistics, sample = OperatorModel(operation), Statistics(), _sample(operation)
+        servable, statistics, sample = OperatorModel(operation, self._place), Statistics(), _sample(operation)
         began = now()
         await self._worker.call(partial(warm_up.seconds_per_run, servable, sample))
         warm_up_seconds = now() - began

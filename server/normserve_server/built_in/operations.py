@@ -10,7 +10,7 @@ from normserve_proto.tensors import Array
 from normserve_server import operators
 from normserve_server.built_in.arguments import BOOLEAN, EXTENTS, INTEGER, NUMBER, Argument
 from normserve_server.errors import InvalidRequestError
-from normserve_server.operators import Normalized
+from normserve_server.operators import Normalized, Place
 
 PREFIX = "normserve."
 INPUT, OUTPUT = "input", "output"
@@ -36,7 +36,7 @@ class Operation:
     """
 
     operator: str
-    compute: Callable[..., Normalized]
+    compute: Callable[..., Normalized[Any]]
     optional: tuple[str, ...]
     arguments: Mapping[str, Argument]
     training: str = ""
@@ -56,10 +56,11 @@ class Operation:
         """Names the statistics, of all that the operator takes, that are among these tensors."""
         return tuple(name for name in self.optional if name not in AFFINE and name in tensors)
 
-    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+    def run(self, place: Place, inputs: Mapping[str, Array]) -> list[Array]:
         """Computes the outputs: the input normalized, then each of its `statistics`, updated where that is so.
 
         Args:
+            place: where operators compute.
             inputs: tensors and arguments by name.
 
         Raises:
@@ -68,7 +69,7 @@ class Operation:
         arguments = {name: inputs[name] for name in self.arguments if name in inputs}
         tensors = {name: inputs.get(name) for name in self.optional}
         values = {name: array.tolist() for name, array in arguments.items()}
-        normalized = self.compute(input=inputs[INPUT], **tensors, **values)
+        normalized = place.run(inputs[INPUT], lambda x: self.compute(input=x, **tensors, **values))
         updated = {"running_mean": normalized.running_mean, "running_var": normalized.running_var}
         if COUNT in inputs and self.updates(arguments):
             updated[COUNT] = np.asarray(inputs[COUNT] + 1)
@@ -82,7 +83,7 @@ def _own(updated: Array | None, given: Array) -> Array:
 
 def _batch_norm(
     *, num_batches_tracked: Array | None, training: bool = False, cumulative: bool = False, **others: Any
-) -> Normalized:
+) -> Normalized[Any]:
     """With the count of torch.nn.BatchNorm, by which it also averages where its momentum is None."""
     count = 0
     if num_batches_tracked is not None and (training or cumulative):

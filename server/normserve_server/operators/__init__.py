@@ -3,9 +3,10 @@
 Beside `normalizers.kernels`, this package is the only place of the service that knows torch. FP16 and BF16 compute in float32
 and are rounded once. What PyTorch does in place, updating running statistics, is done on copies, and the copies are returned.
 
-Everywhere: `input` is FP16, BF16, FP32 or FP64; parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and
-`InvalidRequestError` carries what PyTorch says when it refuses. Results are PyTorch's bit for bit, but for big tensors in four
-operators: see `fast` and `fast_length`. PyTorch's own training batch norm of [N, C] depends on its number of threads.
+Everywhere: `input` is a numpy array, or a tensor on a device, where the outcome then is too. It is FP16, BF16, FP32 or FP64;
+parameters and statistics have its dtype, or FP32 beside FP16 and BF16; and `InvalidRequestError` carries what PyTorch says when
+it refuses. Results on the host are PyTorch's bit for bit, but for big tensors in four operators: see `fast` and `fast_length`.
+PyTorch's own training batch norm of [N, C] depends on its number of threads. `Place` chooses where an array is computed.
 """
 
 import numpy as np
@@ -14,10 +15,13 @@ import torch
 from normserve_server.operators.arrays import Normalized
 from normserve_server.operators.batch import batch_norm, instance_norm
 from normserve_server.operators.length import local_response_norm, normalize
+from normserve_server.operators.place import LEAST_BYTES, Compute, Place
 from normserve_server.operators.sample import group_norm, layer_norm, rms_norm
 
 __all__ = [
+    "Compute",
     "Normalized",
+    "Place",
     "batch_norm",
     "group_norm",
     "instance_norm",
@@ -44,13 +48,27 @@ def use_one_thread() -> int:
     return before
 
 
-def warm_up(threads: int) -> None:
-    """Pays the first call's costs of every operator.
+def warm_up(threads: int, place: Place) -> None:
+    """Pays the first call's costs of every operator, also on the device that big tensors are computed on.
 
     Args:
         threads: how many compute what the calling thread wants computed, and threads that have not computed yet.
+        place: where operators compute.
     """
     torch.set_num_threads(threads)
-    x = np.ones((2, 2, 2), np.float32)
-    for outcome in (batch_norm(x, None, None, training=True), instance_norm(x), layer_norm(x, (2,)), group_norm(x, 1)):
-        normalize(local_response_norm(rms_norm(outcome.output, (2,)).output, 2).output)
+    for extent in (2, LEAST_BYTES // 16) if place.apart else (2,):
+        x = np.ones((2, 2, extent), np.float32)
+        for compute in _every(extent):
+            place.run(x, compute)
+
+
+def _every(extent: int) -> list[Compute]:
+    return [
+        lambda x: batch_norm(x, None, None, training=True),
+        instance_norm,
+        lambda x: layer_norm(x, (extent,)),
+        lambda x: group_norm(x, 1),
+        lambda x: rms_norm(x, (extent,)),
+        lambda x: local_response_norm(x, 2),
+        normalize,
+    ]

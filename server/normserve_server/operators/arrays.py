@@ -1,22 +1,25 @@
-"""Between numpy's arrays and torch's tensors: what an operator takes, and what it gives."""
+"""From what is given, numpy's arrays or tensors on a device, to what is computed with, torch's tensors there; and back."""
 
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeAlias
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from normserve_proto.tensors import DTYPES, Array, datatype_of
 
 from normserve_server.errors import InvalidRequestError
+from normserve_server.operators.device import TYPES, DeviceTensor
 
 # Tensors are views of the message that came, which is read-only; nothing here writes to them. PyTorch warns of that once.
 with warnings.catch_warnings(action="ignore"):
     torch.from_numpy(np.frombuffer(bytes(1), np.uint8))
 
 Optional: TypeAlias = torch.Tensor | None
+Given = TypeVar("Given", Array, DeviceTensor)
 P = ParamSpec("P")
+R = TypeVar("R")
 
 _HALVES = ("FP16", "BF16")
 _FLOATS = (*_HALVES, "FP32", "FP64")
@@ -24,45 +27,54 @@ _FP16, _BF16, _FP32 = DTYPES["FP16"], DTYPES["BF16"], DTYPES["FP32"]
 _REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError)
 
 
-class Normalized(NamedTuple):
-    """What an operator gives.
+class Normalized(NamedTuple, Generic[Given]):
+    """What an operator gives, all of it where its input is.
 
     Attributes:
         output: dtype and shape of the input.
         running_mean: updated, shape [C]; None where there was nothing to update. `running_var` likewise.
     """
 
-    output: Array
-    running_mean: Array | None = None
-    running_var: Array | None = None
+    output: Given
+    running_mean: Given | None = None
+    running_var: Given | None = None
 
 
-def operator(compute: Callable[P, Normalized]) -> Callable[P, Normalized]:
+def operator(compute: Callable[P, R]) -> Callable[P, R]:
     """Makes an operator of a function: what torch refuses in it is an InvalidRequestError with torch's words."""
 
     @wraps(compute)
-    def computed(*args: P.args, **kwargs: P.kwargs) -> Normalized:
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return compute(*args, **kwargs)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # which are the device's
+            raise
         except _REFUSALS as error:
             raise InvalidRequestError(str(error)) from None
 
     return computed
 
 
-def tensor(input: Array) -> torch.Tensor:  # noqa: A002
+def on(input: Array | DeviceTensor, compute: Callable[..., R], *args: Any) -> R:  # noqa: A002
+    """Computes with torch where `input` is."""
+    return input.crossing.run(lambda: compute(*args)) if isinstance(input, DeviceTensor) else compute(*args)
+
+
+def tensor(input: Array | DeviceTensor) -> torch.Tensor:  # noqa: A002
     """Gives what is to be normalized as the type it is computed in; a view where that is its own.
 
     Raises:
         InvalidRequestError: the dtype is not one that is computed in.
     """
+    if isinstance(input, DeviceTensor):
+        return _wide(input)
     if input.dtype is not _FP32 and (datatype := datatype_of(input)) not in _FLOATS:
         raise InvalidRequestError(f"input is one of {', '.join(_FLOATS)}, got {datatype}")
     return _tensor(input)
 
 
-def parameter(name: str, given: Array | None, input: Array) -> Optional:  # noqa: A002
-    """Gives a parameter of an operator likewise.
+def parameter(name: str, given: Array | None, input: Array | DeviceTensor) -> Optional:  # noqa: A002
+    """Gives a parameter of an operator likewise, where the input is.
 
     Args:
         name: what errors call it.
@@ -75,11 +87,11 @@ def parameter(name: str, given: Array | None, input: Array) -> Optional:  # noqa
     if given is None:
         return None
     if given.dtype is not input.dtype:
-        _check_beside(name, datatype_of(given), datatype_of(input))
-    return _tensor(given)
+        _check_beside(name, datatype_of(given), datatype_of(np.empty(0, input.dtype)))
+    return _wide(input.crossing.put(given)) if isinstance(input, DeviceTensor) else _tensor(given)
 
 
-def statistic(name: str, given: Array | None, input: Array, *, written: bool) -> Optional:  # noqa: A002
+def statistic(name: str, given: Array | None, input: Array | DeviceTensor, *, written: bool) -> Optional:  # noqa: A002
     """Gives a running statistic likewise.
 
     Args:
@@ -96,13 +108,20 @@ def statistic(name: str, given: Array | None, input: Array, *, written: bool) ->
     return parameter(name, given.copy() if written and given is not None else given, input)
 
 
-def array(made: torch.Tensor, dtype: np.dtype[Any]) -> Array:
-    """Rounds to the dtype that came in."""
+def array(made: torch.Tensor, dtype: np.dtype[Any], input: Given) -> Given:  # noqa: A002
+    """Rounds to the dtype that came in, and gives it as `input` was given."""
+    if isinstance(input, DeviceTensor):
+        return DeviceTensor(input.crossing.run(lambda: made.to(TYPES[dtype])), input.crossing)
     if dtype is _FP32:
         return made.numpy()
     if dtype == _BF16:
         return made.bfloat16().view(torch.int16).numpy().view(dtype)
     return made.half().numpy() if dtype == _FP16 else made.numpy()
+
+
+def _wide(given: DeviceTensor) -> torch.Tensor:
+    half = given.tensor.dtype in (torch.float16, torch.bfloat16)
+    return given.crossing.run(given.tensor.float) if half else given.tensor
 
 
 def _tensor(array: Array) -> torch.Tensor:

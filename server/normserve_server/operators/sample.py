@@ -7,19 +7,19 @@ import torch.nn.functional as F
 from normserve_proto.tensors import Array
 
 from normserve_server.errors import InvalidRequestError
-from normserve_server.operators.arrays import Normalized, array, operator, parameter, tensor
+from normserve_server.operators.arrays import Given, Normalized, Optional, array, on, operator, parameter, tensor
 
 MOST_AXES = 64  # of a tensor
 
 
 @operator
 def layer_norm(
-    input: Array,  # noqa: A002
+    input: Given,  # noqa: A002
     normalized_shape: Sequence[int],
     weight: Array | None = None,
     bias: Array | None = None,
     eps: float = 1e-5,
-) -> Normalized:
+) -> Normalized[Given]:
     """torch.nn.functional.layer_norm: over the trailing axes, with the biased variance (Ba et al. 2016).
 
     Args:
@@ -33,17 +33,18 @@ def layer_norm(
         InvalidRequestError: shapes or dtypes do not fit.
     """
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
-    return Normalized(array(torch.layer_norm(x, _extents(normalized_shape), w, b, eps), input.dtype))
+    shape = _extents(normalized_shape)
+    return Normalized(array(on(input, torch.layer_norm, x, shape, w, b, eps), input.dtype, input))
 
 
 @operator
 def group_norm(
-    input: Array,  # noqa: A002
+    input: Given,  # noqa: A002
     num_groups: int,
     weight: Array | None = None,
     bias: Array | None = None,
     eps: float = 1e-5,
-) -> Normalized:
+) -> Normalized[Given]:
     """torch.nn.functional.group_norm: every group of channels of every sample, with the biased variance (Wu and He 2018).
 
     Args:
@@ -59,16 +60,16 @@ def group_norm(
     x, w, b = tensor(input), parameter("weight", weight, input), parameter("bias", bias, input)
     if num_groups <= 0:
         raise InvalidRequestError(f"num_groups must be > 0, got {num_groups}")
-    return Normalized(array(F.group_norm(x, num_groups, w, b, eps), input.dtype))
+    return Normalized(array(on(input, F.group_norm, x, num_groups, w, b, eps), input.dtype, input))
 
 
 @operator
 def rms_norm(
-    input: Array,  # noqa: A002
+    input: Given,  # noqa: A002
     normalized_shape: Sequence[int],
     weight: Array | None = None,
     eps: float | None = None,
-) -> Normalized:
+) -> Normalized[Given]:
     """torch.nn.functional.rms_norm: divides by the root mean square over the trailing axes (Zhang and Sennrich 2019).
 
     Args:
@@ -82,10 +83,14 @@ def rms_norm(
     """
     x, w = tensor(input), parameter("weight", weight, input)
     shape = _extents(normalized_shape)
+    return Normalized(array(on(input, _rms_norm, x, shape, w, eps), input.dtype, input))
+
+
+def _rms_norm(x: torch.Tensor, shape: list[int], w: Optional, eps: float | None) -> torch.Tensor:
     if w is None or list(w.shape) != shape:  # which PyTorch refuses in its own words
-        return Normalized(array(torch.rms_norm(x, shape, w, eps), input.dtype))
+        return torch.rms_norm(x, shape, w, eps)
     # Scaled as PyTorch does it, but in place, which spares another big tensor.
-    return Normalized(array(torch.rms_norm(x, shape, None, eps).mul_(w), input.dtype))
+    return torch.rms_norm(x, shape, None, eps).mul_(w)
 
 
 def _extents(given: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_device import FakeAccelerator
 from normserve_proto import open_inference_pb2 as pb
 from normserve_server.built_in.models import BuiltInModels, OperatorModel, SharedInstance
 from normserve_server.built_in.operations import OPERATIONS, Operation
@@ -14,6 +15,7 @@ from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError, UnavailableError
 from normserve_server.inference import RequestReader
 from normserve_server.metrics import Metrics
+from normserve_server.operators import Place
 from normserve_server.plans import Plans
 from normserve_server.regions import Regions
 from normserve_server.repository import Repository
@@ -42,7 +44,7 @@ async def world() -> AsyncIterator[World]:
     metrics, worker = Metrics(CollectorRegistry()), Worker("test")
     repository = Repository(metrics)
     repository.searched = True
-    models = BuiltInModels(repository, metrics, worker, 8)
+    models = BuiltInModels(repository, metrics, worker, 8, Place())
     yield World(repository, worker, models, Plans(repository, Regions(allowed=False)))
     await worker.close()
 
@@ -111,7 +113,7 @@ def test_no_answer_lies_in_a_request_s_memory(operation: Operation, updates: boo
     inputs |= {name: np.zeros(1, np.int64) for name in inputs if name == "num_batches_tracked"}
     inputs |= {name: np.array(4) if name != "normalized_shape" else np.array([4]) for name in operation.sample}
     inputs |= {name: np.array(updates) for name in ("training", "use_input_stats") if name in operation.arguments}
-    outputs = operation.run(inputs)
+    outputs = operation.run(Place(), inputs)
     assert len(outputs) == 1 + len(operation.statistics(inputs))
     assert not any(np.shares_memory(output, given) for output in outputs for given in inputs.values())
 
@@ -130,8 +132,25 @@ async def test_the_canary_runs_one(world: World) -> None:
 async def test_training_alone_never_runs_on_the_loop(*, training: bool) -> None:
     """Its last digits depend on the number of threads, and the loop has one."""
     worker = Worker("test")
-    servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"))
+    servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"), Place())
     instance = SharedInstance(servable, worker, run_seconds=1e-9)
     inputs = {"input": np.ones((2, 2), np.float32), "training": np.array(training)}
     assert instance.quick(Work(inputs, 1, ((2,),), None)) is not training
+    await worker.close()
+
+
+async def test_what_the_device_computes_never_runs_on_the_loop_and_is_right() -> None:
+    worker, device = Worker("test"), FakeAccelerator()
+    servable = OperatorModel(next(one for one in OPERATIONS if one.model == "normserve.batch_norm"), Place(device, pytest.fail))
+    instance = SharedInstance(servable, worker, run_seconds=1e-9)
+    small, big = (np.random.default_rng(0).normal(2, 3, (rows, 64)).astype(np.float32) for rows in (2, 4096))
+    assert instance.quick(Work({"input": small}, 1, ((2, 64),), None))
+    assert not instance.quick(Work({"input": big}, 1, ((4096, 64),), None))
+    statistics = {"running_mean": np.zeros(64, np.float32), "running_var": np.ones(64, np.float32)}
+    count = {"num_batches_tracked": np.array(3), "training": np.array(True)}
+    _, mean, var, tracked = servable.run({"input": big, **statistics, **count})
+    np.testing.assert_allclose(mean, 0.1 * big.astype(np.float64).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(var, 0.9 + 0.1 * big.astype(np.float64).var(0, ddof=1), rtol=1e-5)
+    assert tracked == 4
+    assert ("copy in", big.nbytes) in device.ordered("copy in")
     await worker.close()

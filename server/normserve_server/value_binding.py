@@ -1,0 +1,40 @@
+"""Runs a session on tensors that are on its device already, and leaves what it gives there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_c
+
+from normserve_server.binding import place
+from normserve_server.compute import graph
+
+
+class ValueBinding:
+    """A session's runs from OrtValues to OrtValues.
+
+    Args:
+        session: the session; without BYTES.
+        where: its device, as `Accelerator.where` has it.
+    """
+
+    def __init__(self, session: ort.InferenceSession, where: tuple[str, int]) -> None:
+        self._session = session._sess
+        self._names = [node.name for node in session.get_outputs()]
+        self._device = place(*where)
+        self._options = graph(None).options
+
+    def run(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Orders the run; gives the outputs, in the session's order. Raises what onnxruntime raises.
+
+        Args:
+            values: the inputs, by name; to be kept until the run has ended.
+        """
+        binding = onnxruntime_c.SessionIOBinding(self._session)
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._names:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding, self._options)
+        outputs: Sequence[Any] = binding.get_outputs()
+        return list(outputs)
