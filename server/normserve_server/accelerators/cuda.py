@@ -129,12 +129,15 @@ class Cuda:
     def give_back(self) -> None:
         """Empties torch's caches, of pinned memory too."""
         torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()
 
     @contextmanager
     def _room(self, nbytes: int) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if "out of memory" not in str(error):  # of pinned memory there is no class of its own
+                raise
             free, total = self.free_and_total_bytes()
             wanted = f"{self.device}: wanted {nbytes} bytes of memory, {free} of {total} are free"
             raise DeviceMemoryError(wanted) from error

@@ -3,9 +3,13 @@
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from normserve_server.accelerators.host import Host
 from normserve_server.accelerators.interface import Accelerator
 from normserve_server.devices import CPU, Device
+
+_log = structlog.get_logger(__name__)
 
 
 def open_one(device: Device) -> Accelerator:
@@ -45,6 +49,9 @@ class Accelerators:
             return self._opened[device]
 
     def give_back(self) -> None:
-        """Has all return the memory that they keep to the system."""
+        """Has all return the memory that they keep to the system; one that is broken cannot, and holds up nobody."""
         for accelerator in list(self._opened.values()):
-            accelerator.give_back()
+            try:
+                accelerator.give_back()
+            except Exception as error:  # noqa: BLE001 - a driver's may be any
+                _log.warning("device gives no memory back", device=str(accelerator.device), reason=str(error))

@@ -5,7 +5,7 @@ from normserve_server.accelerators import cuda
 from normserve_server.accelerators.cuda import Cuda, cuda_options
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.devices import CPU, CUDA, TENSORRT, Device
-from normserve_server.errors import LoadError
+from normserve_server.errors import DeviceMemoryError, LoadError
 
 
 class Stream:
@@ -51,3 +51,15 @@ def test_tensorrt_is_there_or_the_model_is_refused(gpu: Cuda, monkeypatch: pytes
     (first, options), (second, _), third = gpu.providers(wanted, Lane())
     assert (first, second, third) == (TENSORRT, CUDA, CPU)
     assert options["user_compute_stream"] == str(0x5EED)
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 8 bytes", "CUDA error: out of memory"])
+def test_memory_that_is_not_there_is_told_with_the_numbers(gpu: Cuda, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(cuda.torch, "empty", fail)
+    monkeypatch.setattr(cuda.torch.cuda, "mem_get_info", lambda _: (7, 80))
+    for take in (gpu.memory, gpu.staging):
+        with pytest.raises(DeviceMemoryError, match="cuda:2: wanted 8 bytes of memory, 7 of 80 are free"):
+            take(8)

@@ -40,7 +40,23 @@ def test_each_device_is_opened_once() -> None:
     assert accelerators.of(Device(CPU)) is first
     assert accelerators.of(Device(CUDA, 1)) is not first
     assert opened == [Device(CPU), Device(CUDA, 1)]
+
+
+def test_a_device_that_is_broken_keeps_no_other_from_giving_memory_back() -> None:
+    given = []
+
+    class Broken(Host):
+        def give_back(self):
+            raise RuntimeError("an illegal memory access was encountered")
+
+    class Sound(Host):
+        def give_back(self):
+            given.append(self)
+
+    accelerators = Accelerators(lambda device: Sound() if device.index else Broken())
+    devices = [accelerators.of(Device(CUDA, index)) for index in (0, 1)]
     accelerators.give_back()
+    assert given == devices[1:]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
