@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gpu
 import pytest
-from gpu_tools import card, figures, load, questions, rival, run
+from gpu_tools import card, figures, load, outcomes, questions, rival, run
 from gpu_tools.bare import Rate
 from gpu_tools.card import Card, NoCardError
 from gpu_tools.figures import Row
@@ -113,6 +114,16 @@ class TestRows:
         table = path.with_suffix(".md").read_text()
         assert table.startswith("**A Card (driver 580.1, CUDA 13.0, ")
         assert "| q | w | 1.5 ms | p50 | 1.25 ms | 0.25 ms | ≤ 0.5 ms | met |" in table
+
+
+def test_the_tests_outcomes_are_written(tmp_path):
+    passed, failed = (SimpleNamespace(nodeid=f"tests/gpu/t.py::{name}[card]", duration=0.5) for name in "ab")
+    path = outcomes.write(tmp_path, Card("A Card", "580.1", "13.0"), outcomes.told({"passed": [passed], "failed": [failed]}))
+    content = json.loads(path.read_text())
+    assert path.name == "tests-a-card.json"
+    assert content["card"]["driver"] == "580.1"
+    assert content["tests"]["tests/gpu/t.py::b[card]"] == {"outcome": "failed", "seconds": 0.5}
+    assert "| tests/gpu/t.py::a[card] | passed | 0.5 |" in path.with_suffix(".md").read_text()
 
 
 class TestQuestions:

@@ -3,13 +3,12 @@
 `make test-gpu` writes what came of it as one JSON and one table, with the card's name in their names.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gpu_tools import card
+from gpu_tools import card, outcomes
 
 RESULTS = Path(os.environ.get("NORMSERVE_GPU_RESULTS", Path(__file__).parents[2] / "benchmarks" / "results"))
 MARK = "gpu"
@@ -68,32 +67,8 @@ def pytest_terminal_summary(terminalreporter, config):
     """Writes what came of the tests on a card."""
     found = config.stash.get(_FOUND, None)
     if found is not None:
-        path = write(RESULTS, found, outcomes(terminalreporter.stats))
+        path = outcomes.write(RESULTS, found, outcomes.told(terminalreporter.stats))
         terminalreporter.write_line(f"written: {path}")
-
-
-def outcomes(stats):
-    """Each test's outcome and seconds: of its call, or of what kept it from one."""
-    told = {}
-    for outcome in ("passed", "failed", "error", "skipped"):
-        for report in stats.get(outcome, ()):
-            told[report.nodeid] = {"outcome": outcome, "seconds": round(report.duration, 3)}
-    return told
-
-
-def write(folder, found, told):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"tests-{found.slug}.json"
-    path.write_text(json.dumps({"card": found.as_json(), "tests": told}, indent=2) + "\n")
-    lines = [f"| {name} | {one['outcome']} | {one['seconds']} |" for name, one in told.items()]
-    head = [
-        f"**{found.name}, driver {found.driver}, CUDA {found.cuda}**",
-        "",
-        "| test | outcome | seconds |",
-        "| --- | --- | --- |",
-    ]
-    path.with_suffix(".md").write_text("\n".join(head + lines) + "\n")
-    return path
 
 
 _FOUND = pytest.StashKey()
