@@ -97,10 +97,7 @@ def test_the_same_codes_are_the_server_s_fault_everywhere() -> None:
 def test_the_requests_that_compute_are_those_of_the_page() -> None:
     services = (open_inference_pb2, normalization_pb2, normalizers_pb2)
     methods = {m.name for file in services for service in file.DESCRIPTOR.services_by_name.values() for m in service.methods}
-    counted = [
-        re.findall(r'requests_total\{method=~"([^"]+)"', rule["expr"]) for rule in RULES if "requests_total" in rule["expr"]
-    ]
-    (pattern,) = {pattern for patterns in counted for pattern in patterns}
+    (pattern,) = {found for rule in RULES for found in re.findall(r'requests_total\{method=~"([^"]+)"', rule["expr"])}
     assert {method for method in methods if re.fullmatch(pattern, method)} == METHODS
     assert all(rule["expr"].count("requests_total") == rule["expr"].count(pattern) for rule in RULES)
     assert all(method in paragraphs()["the-two-objectives"] for method in METHODS)

@@ -1,4 +1,4 @@
-"""docs/operations.md against the code. Its table of metrics is compared in tests/e2e/test_prometheus.py, with a server."""
+"""docs/operations.md against the code. Its table of metrics is compared in tests/e2e/test_metrics.py, with a server."""
 
 import re
 from pathlib import Path
