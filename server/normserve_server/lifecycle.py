@@ -180,7 +180,7 @@ class Lifecycle:
         labels = version.labels
         self._metrics.load_seconds.labels(*labels).set(seconds)
         self._metrics.warm_up_seconds.labels(*labels).set(version.warm_up_seconds)
-        self._metrics.provider.labels(*labels, version.provider).set(1)
+        self._metrics.provided_by(*labels, version.provider)
         for state, count in version.batch_norms.items():
             self._metrics.batch_norms.labels(*labels, state).set(count)
         for file, error in version.fold_errors.items():

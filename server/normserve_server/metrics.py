@@ -8,6 +8,7 @@ With several worker processes each writes its own files, which the supervisor ad
 
 import functools
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -267,7 +268,6 @@ class Metrics:
             self.spans.labels(outcome)
         self._labelled = [metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase)]
         self._series: dict[Key, RequestSeries] = {}
-        self._states: dict[tuple[str, str], set[str]] = {}
 
     def series(self, model: str, version: str, method: str) -> RequestSeries:
         """The request series of one model, version and method; model and version are empty where there is none."""
@@ -280,8 +280,7 @@ class Metrics:
     def forget(self, model: str, version: str) -> None:
         """Ends the series of a version that is gone, so that versions that come and go do not add up."""
         self.exemplars.forget(model, version)
-        self._states.pop((model, version), None)
-        self._set_to_zero(model, version)
+        _set_to_zero([metric for metric in self._labelled if isinstance(metric, Gauge)], model, version)
         self._remove({"model": model, "version": version})
         self._series = {key: series for key, series in self._series.items() if (key.model, key.version) != (model, version)}
 
@@ -291,11 +290,13 @@ class Metrics:
 
     def state(self, model: str, version: str, state: str) -> None:
         """Notes the state of a version, and that it has no other any more."""
-        states = self._states.setdefault((model, version), set())
-        for other in states:
-            self.model_state.labels(model, version, other).set(0)
-        states.add(state)
+        _set_to_zero([self.model_state], model, version)
         self.model_state.labels(model, version, state).set(1)
+
+    def provided_by(self, model: str, version: str, provider: str) -> None:
+        """Notes what computes a version, and that nothing else does any more."""
+        _set_to_zero([self.provider], model, version)
+        self.provider.labels(model, version, provider).set(1)
 
     def queue(self, model: str, version: str, queue: Queue) -> None:
         """Notes what waits for a version now."""
@@ -308,14 +309,6 @@ class Metrics:
         for outcome in SWAPS:
             self.swaps.labels(model, outcome)
 
-    def _set_to_zero(self, model: str, version: str) -> None:
-        """Sets a version's gauges to 0: a worker's file keeps them, and has them again where the version comes back."""
-        for metric in self._labelled:
-            if isinstance(metric, Gauge):
-                for labels in [*metric._metrics]:
-                    if labels[:2] == (model, version):
-                        metric.labels(*labels).set(0)
-
     def begin_device_events(self, model: str, version: str) -> None:
         """Has a version's events counted from zero, likewise."""
         for event in DEVICE_EVENTS:
@@ -327,3 +320,11 @@ class Metrics:
             for metric in self._labelled:
                 if labels.keys() <= set(metric._labelnames):
                     metric.remove_by_labels(labels)
+
+
+def _set_to_zero(gauges: Iterable[Gauge], model: str, version: str) -> None:
+    """Sets what a version has of some gauges to 0: a worker's file keeps series, and has them again if it comes back."""
+    for gauge in gauges:
+        for labels in [*gauge._metrics]:
+            if labels[:2] == (model, version):
+                gauge.labels(*labels).set(0)

@@ -59,6 +59,19 @@ def test_the_servers_faults_are_counted_from_zero() -> None:
     assert set(FAULTS) == faults & given
 
 
+def test_a_version_that_is_loaded_again_has_one_provider() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.provided_by("m", "2", "torch")
+    for provider in ("CUDAExecutionProvider", "CPUExecutionProvider"):
+        metrics.provided_by("m", "1", provider)
+    shown = [(*s.labels.values(), s.value) for family in metrics.provider.collect() for s in family.samples]
+    assert sorted(shown) == [
+        ("m", "1", "CPUExecutionProvider", 1),
+        ("m", "1", "CUDAExecutionProvider", 0),
+        ("m", "2", "torch", 1),
+    ]
+
+
 def test_what_is_in_flight_is_asked_for_when_it_is_shown() -> None:
     registry = CollectorRegistry()
     now = [State(calls=1, size=10)]

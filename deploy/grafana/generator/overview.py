@@ -148,7 +148,7 @@ def _models() -> Row:
         rows(
             "Providers",
             "What each version's session really got: a GPU that is missing shows as CPUExecutionProvider.",
-            [(highest("normserve_model_provider_info", MODELS, f"{version}, provider"), "provider")],
+            [(f"{highest('normserve_model_provider_info', MODELS, f'{version}, provider')} == 1", "provider")],
             width=QUARTER,
             values=False,
         ),

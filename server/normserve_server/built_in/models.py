@@ -110,7 +110,7 @@ class BuiltInModels:
             version.loaded = await self._load(operation)
             self._metrics.load_seconds.labels(*version.labels).set(now() - started)
             self._metrics.warm_up_seconds.labels(*version.labels).set(version.warm_up_seconds)
-            self._metrics.provider.labels(*version.labels, version.provider).set(1)
+            self._metrics.provided_by(*version.labels, version.provider)
             self._repository.change(version, READY, version.reason)
         _log.info("built-in models ready", models=len(self._versions))
 

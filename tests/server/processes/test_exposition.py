@@ -37,10 +37,10 @@ for model in ("m", "old"):
 BACK = """
 for state in ("LOADING", "READY", "UNLOADING"):
     metrics.state("m", "1", state)
-metrics.provider.labels("m", "1", "CUDAExecutionProvider").set(1)
+metrics.provided_by("m", "1", "CUDAExecutionProvider")
 metrics.forget("m", "1")
 metrics.state("m", "1", "READY")
-metrics.provider.labels("m", "1", "CPUExecutionProvider").set(1)
+metrics.provided_by("m", "1", "CPUExecutionProvider")
 """
 OK = {"model": "m", "version": "1", "method": "ModelInfer", "code": "OK"}
 M = {"model": "m", "version": "1"}
