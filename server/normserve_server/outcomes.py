@@ -12,8 +12,8 @@ from normserve_server.refusals import Refusal, refusal
 DEADLINE, CANCELLED = "deadline", "cancelled"
 
 # gRPC rounds a timeout up before it tells the server: by up to 10 ms below 10 s, and beyond by up to a hundredth. The caller
-# keeps to the exact one, and leaves before the server's clock says that its time is over.
-ROUNDING_SECONDS, ROUNDING_SHARE = 0.01, 0.01
+# keeps to the exact one, and leaves before the server's clock says that its time is over. As much again is for the way.
+EARLY_SECONDS, EARLY_SHARE = 0.01, 0.02
 
 
 class Outcomes:
@@ -67,5 +67,5 @@ def _why_cut_short(error: BaseException, call: Call) -> str:
         return ""
     if call.deadline is None:
         return CANCELLED
-    rounding = max(ROUNDING_SECONDS, ROUNDING_SHARE * (call.deadline - call.started))
-    return DEADLINE if call.deadline - now() <= rounding else CANCELLED
+    early = max(EARLY_SECONDS, EARLY_SHARE * (call.deadline - call.started))
+    return DEADLINE if call.deadline - now() <= early else CANCELLED
