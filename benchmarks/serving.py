@@ -12,13 +12,13 @@ to one worker; so are the others in that table.
 
     python benchmarks/serving.py                          # everything, some six minutes
     python benchmarks/serving.py small mib --rounds 5     # two of the questions, more exactly
-    python benchmarks/serving.py observed --rounds 100 --seconds 0.4    # differences of a hundredth: many short turns
+    python benchmarks/serving.py observed --callers 16 --starts 10 --rounds 16 --seconds 0.2    # differences of a hundredth
 """
 
 import argparse
 from dataclasses import replace
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from serving_tools import report
 from serving_tools.errors import NoSuchFlagError
 from serving_tools.models import MIB, RESNET50, SMALL
@@ -32,6 +32,7 @@ from serving_tools.questions import (
     as_json,
     ask,
     figures_sheet,
+    medians,
     ratio_rows,
 )
 from serving_tools.report import NOTICE, Sheet
@@ -113,6 +114,9 @@ def parse() -> argparse.Namespace:
         "--connections", type=report.count, default=1, help="that callers are spread over, where they can (default: 1)"
     )
     parser.add_argument(
+        "--starts", type=report.count, default=1, help="of the servers, each a round, for two processes differ (default: 1)"
+    )
+    parser.add_argument(
         "--callers", type=report.count, action="append", help="calls under way; repeatable (default: the question's)"
     )
     arguments = parser.parse_args()
@@ -126,9 +130,16 @@ def asked(name: str, arguments: argparse.Namespace) -> Question:
 
 
 def answer(name: str, arguments: argparse.Namespace, bar: Progress) -> Cells:
+    """The figures of a question; where servers are started several times, each start counts as one round."""
     question = asked(name, arguments)
+    task = bar.add_task(name)
+    starts = [start(question, arguments, bar, task) for _ in range(arguments.starts)]
+    return starts[0] if len(starts) == 1 else medians(starts)
+
+
+def start(question: Question, arguments: argparse.Namespace, bar: Progress, task: TaskID) -> Cells:
     with remotes(question.model, question.servers, arguments.server_flag) as servers:
-        task = bar.add_task(name, total=question.turns(len(servers), arguments.rounds))
+        bar.update(task, total=arguments.starts * question.turns(len(servers), arguments.rounds))
         return ask(
             question,
             servers,

@@ -18,7 +18,7 @@ from serving_tools.h2load import Answers, Load
 
 WARM_UP = 0.25  # length of the first turns, whose figures are dropped, in turns
 LEAST_WARM_UP_SECONDS = 0.5
-LEAST_SURE = 20  # rounds, from which on their median is known well enough to say how well
+LEAST_SURE = 10  # rounds, from which on the interval is narrower than the extremes
 NORMAL_95 = 1.96  # standard deviations of a normal distribution on either side, which hold 95 % of it
 
 

@@ -106,6 +106,14 @@ def with_best(rounds: dict[str, list[Figure]]) -> dict[str, list[Figure]]:
     return {BEST: rounds[best], **rounds} if best else rounds
 
 
+def medians(starts: Sequence[Cells]) -> Cells:
+    """Makes a round of each start: the medians of its rounds."""
+    return {
+        callers: {name: [figures.median(cells[callers][name]) for cells in starts] for name in cell}
+        for callers, cell in starts[0].items()
+    }
+
+
 def figures_sheet(question: Question, cells: Cells) -> Sheet:
     """Every subject's figures, medians of the rounds."""
     out = Sheet(question.title, ("callers", "subject", "samples/s", "p50 ms", "p99 ms", "server's µs of processor a call"))
