@@ -92,12 +92,15 @@ def test_the_grpc_port_is_1_and_says_so(normserve, digits_server):
 
 
 @contextmanager
-def answering(code: int, body: bytes) -> Iterator[str]:
+def answering(code: int, *bodies: bytes) -> Iterator[str]:
+    """A server's address, which answers so: with one body after the other, then with 404 and that there is no such version."""
+    left = list(bodies)
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(code)
+            self.send_response(code if left else 404)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(left.pop(0) if left else b"model: there is no 'm/1'; there are none")
 
         def log_message(self, *_arguments):
             pass
@@ -160,13 +163,14 @@ def test_live_it_goes_on_until_ctrl_c(server):
     assert "Traceback" not in terminal.text
 
 
-def test_live_a_server_that_goes_is_said_and_asked_again(normserve, server):
+def test_live_what_goes_is_said_and_asked_for_again(normserve, server):
+    """A version, and then the server."""
     body = json.dumps(shown(normserve, server)).encode()
-    with answering(200, body) as address:
+    with answering(200, body, body) as address:
         terminal = Terminal("top", "--interval", "0.2", "--address", address)
-        terminal.until(lambda text: "whole request" in text)
+        terminal.until(lambda text: "trying again: --model: there is no 'm/1'" in text)
     try:
-        terminal.until(lambda text: "no answer, trying again" in text)
+        terminal.until(lambda text: "refused" in text)
         assert terminal.process.poll() is None
     finally:
         terminal.process.kill()

@@ -56,7 +56,7 @@ def top(
 
 
 def _follow(overview: Any, base: str, interval: float, fetch: Callable[[], Any]) -> None:
-    """Shows it again and again; where nobody answers, the last one and why."""
+    """Shows it again and again; where nobody answers, or the version has gone, the last one and why."""
     with Live(console=out, screen=True, auto_refresh=False) as live:
         try:
             problem = ""
@@ -65,8 +65,8 @@ def _follow(overview: Any, base: str, interval: float, fetch: Callable[[], Any])
                 time.sleep(interval)
                 try:
                     overview, problem = fetch(), ""
-                except NormserveError as error:
-                    problem = error.message
+                except (NormserveError, InputError) as error:
+                    problem = str(error)
         except KeyboardInterrupt:
             return
 

@@ -33,7 +33,7 @@ def view(overview: Json, address: str) -> Group:
 
 def trouble(shown: RenderableType, problem: str) -> RenderableType:
     """The last view under a line that says why there is no newer one; the view alone where all is well."""
-    return Group(Text(f"no answer, trying again: {problem}", style="bold red"), shown) if problem else shown
+    return Group(Text(f"no newer numbers, trying again: {problem}", style="bold red"), shown) if problem else shown
 
 
 def _title(overview: Json, address: str) -> Text:
