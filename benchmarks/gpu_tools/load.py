@@ -4,6 +4,7 @@ As a program, one of these processes:  load.py ADDRESS METHOD BODY CALLERS SECON
 """
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def run(load: Load, seconds: float) -> Answers:
     """Makes the calls for so long, all processes at a time.
 
     Raises:
-        LoadError: a call was refused; the text says how.
+        LoadError: a call was refused, or none answered in time; the text says which.
     """
     arguments = [load.address, load.method, str(load.body), str(load.callers), str(seconds)]
     command = [sys.executable, __file__, *arguments]
@@ -65,13 +66,10 @@ def run(load: Load, seconds: float) -> Answers:
     try:
         for process in processes:
             assert process.stdout
-            process.stdout.readline()
-        outcomes = [process.communicate for process in processes]
+            process.stdout.readline()  # `ready`, or nothing where it has ended
         for process in processes:
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        told = [communicate(timeout=seconds + START_SECONDS) for communicate in outcomes]
+            _go(process)
+        told = [process.communicate(timeout=seconds + START_SECONDS) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -82,8 +80,17 @@ def run(load: Load, seconds: float) -> Answers:
     return _joined([json.loads(text) for text, _ in told], seconds)
 
 
+def _go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit code will be looked at
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
 def _joined(told: list[list[float]], seconds: float) -> Answers:
     latencies = sorted(latency for each in told for latency in each)
+    if not latencies:
+        raise LoadError(f"no call was answered within {seconds:g} s")
     return Answers(len(latencies) / seconds, latencies[len(latencies) // 2], latencies[int(len(latencies) * 0.99)])
 
 

@@ -188,9 +188,18 @@ class TestRival:
             rival.samples_per_second("small", 2, "cpu", "eager", seconds=60, limit=0)
 
 
+def test_a_load_that_nobody_answers_in_time(tmp_path, digits_server):
+    body = tmp_path / "request"
+    body.write_bytes(b"")
+    with pytest.raises(load.LoadError, match="no call was answered within 1e-06 s"):
+        load.run(load.Load(digits_server.grpc_address, "/inference.GRPCInferenceService/ServerLive", body, 1, 1), 1e-6)
+
+
 def test_a_load_that_is_refused_says_how(tmp_path, digits_server):
     body = tmp_path / "request"
-    body.write_bytes(b"\xff")
-    method = "/inference.GRPCInferenceService/ModelInfer"
-    with pytest.raises(load.LoadError, match="INVALID_ARGUMENT"):
+    body.write_bytes(b"")
+    method = (
+        "/inference.GRPCInferenceService/Divine"  # a method that is not there, which no metric of the suite's server counts
+    )
+    with pytest.raises(load.LoadError, match="UNIMPLEMENTED"):
         load.run(load.Load(digits_server.grpc_address, method, body, 1, 1), 0.1)
