@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from normserve import Client
 from normserve.cli import profile_server
+from normserve.cli.profile_counts import Counted
 from normserve.cli.profile_file import told
-from normserve.cli.profile_server import Counted, stages
+from normserve.cli.profile_server import stages
 from normserve.cli.profile_stages import Kernel, Profile, Stage
 from normserve.cli.profile_tables import WIDTH, bar, view
 from normserve.testing import free_port

@@ -1,9 +1,6 @@
 """Where a request to a server spends its time: what the server counted, set against the caller's clock."""
 
-import http.client
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +9,7 @@ import numpy as np
 from normserve_proto.tensors import DTYPES, Array
 
 from normserve.cli.console import InputError
+from normserve.cli.profile_counts import Counted, read
 from normserve.cli.profile_stages import COPY_IN, COPY_OUT, HOST, KERNELS, OUTSIDE, WAITING, Profile, Stage
 from normserve.client import Client
 from normserve.errors import UnavailableError
@@ -19,9 +17,6 @@ from normserve.results import TensorMetadata
 
 WARM_UP_REQUESTS = 3
 COUNTING_SECONDS = 10.0  # longest wait for the server to have counted what it has answered
-
-_PHASE = re.compile(r"^normserve_phase_duration_seconds_sum\{(.*)\} (\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +40,6 @@ class Asked:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What a server has counted of one version, in seconds, since it was loaded; or what came on top between two readings.
-
-    Attributes:
-        requests: answered.
-        total: from arrival to answer.
-        queue: waits; and `copy_in`, `kernels` and `copy_out`, the parts of the runs.
-        phases: by name; empty where the server has no metrics.
-    """
-
-    requests: int
-    total: float
-    queue: float
-    copy_in: float
-    kernels: float
-    copy_out: float
-    phases: Mapping[str, float]
-
-    def since(self, before: "Counted") -> "Counted":
-        """What came on top of `before`."""
-        phases = {name: seconds - before.phases.get(name, 0.0) for name, seconds in self.phases.items()}
-        parts = {name: getattr(self, name) - getattr(before, name) for name in self.__slots__ if name != "phases"}
-        return Counted(**parts, phases=phases)
-
-    def each(self) -> "Counted":
-        """The same for one request."""
-        parts = {name: getattr(self, name) / self.requests for name in self.__slots__ if name not in {"phases", "requests"}}
-        return Counted(1, **parts, phases={name: seconds / self.requests for name, seconds in self.phases.items()})
-
-
 def measure(client: Client, asked: Asked, http_base: str) -> Profile:
     """Sends the requests, one after the other, and tells where their time went.
 
@@ -89,12 +53,12 @@ def measure(client: Client, asked: Asked, http_base: str) -> Profile:
     """
     asked = _complete(client, asked)
     version = asked.version or _chosen(client, asked)
-    read = partial(_read, client, asked, version, http_base)
-    first = read()
+    reading = partial(read, client, asked.model, version, http_base)
+    first = reading()
     _send(client, asked, WARM_UP_REQUESTS)
-    before = _settled(read, first.requests + WARM_UP_REQUESTS)
+    before = _settled(reading, first.requests + WARM_UP_REQUESTS)
     seconds = _send(client, asked, asked.requests) / asked.requests
-    counted = _settled(read, before.requests + asked.requests).since(before)
+    counted = _settled(reading, before.requests + asked.requests).since(before)
     samples = next((len(array) for array in asked.inputs.values() if array.ndim), 1)
     return Profile(
         f"{asked.model}/{version}",
@@ -147,39 +111,13 @@ def _chosen(client: Client, asked: Asked) -> str:
     raise UnavailableError(f"{asked.model}: the server does not count what it answers")
 
 
-def _settled(read: Callable[[], Counted], requests: int) -> Counted:
+def _settled(reading: Callable[[], Counted], requests: int) -> Counted:
     """Reads until so many requests are counted: a call is counted a little after its answer."""
     deadline = time.monotonic() + COUNTING_SECONDS
-    while (counted := read()).requests < requests:
+    while (counted := reading()).requests < requests:
         if time.monotonic() > deadline:
             raise UnavailableError(f"the server counted {counted.requests} of {requests} requests that it answered")
     return counted
-
-
-def _read(client: Client, asked: Asked, version: str, http_base: str) -> Counted:
-    (told,) = client.statistics(asked.model, version)
-    return Counted(
-        told.success.count,
-        told.success.seconds,
-        told.queue.seconds,
-        told.compute_input.seconds,
-        told.compute_infer.seconds,
-        told.compute_output.seconds,
-        _phases(http_base, asked.model, version),
-    )
-
-
-def _phases(http_base: str, model: str, version: str) -> dict[str, float]:
-    """The seconds in each phase of all the version's ModelInfer calls; empty where the server has no metrics."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{http_base}/metrics", timeout=COUNTING_SECONDS) as answer:
-            text = answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return {}
-    found = ((dict(_LABEL.findall(labels)), float(seconds)) for labels, seconds in _PHASE.findall(text))
-    wanted = {"method": "ModelInfer", "model": model, "version": version}
-    return {labels["phase"]: seconds for labels, seconds in found if wanted.items() <= labels.items()}
 
 
 def stages(each: Counted, seconds: float) -> list[Stage]:
