@@ -30,6 +30,7 @@ function overTime({ series, gpus }) {
     ...gpus.flatMap((gpu, place) => [
       { id: `gpu-${place}`, title: `GPU ${place}`, unit: "utilisation", format: format.percent, ticks: ".0%", lines: [line("utilisation", gpu.series.utilization, "--p50", { fill: true })] },
       { id: `gpu-${place}-memory`, title: `GPU ${place}`, unit: "memory in bytes", format: format.bytes, ticks: "~s", lines: [line("used", gpu.series.memory_used_bytes, "--p50", { fill: true }), line("total", gpu.series.memory_total_bytes, "--muted")] },
+      { id: `gpu-${place}-power`, title: `GPU ${place}`, unit: "power in watts", ...rate, lines: [line("power", gpu.series.power_usage, "--p50", { fill: true })] },
     ]),
   ];
 }
@@ -103,7 +104,7 @@ function draw(plot, chart, times, range) {
   const short = range[1] - range[0] <= 60000 ? "%H:%M:%S" : "%H:%M";
   const x = chart.labels
     ? { type: "category", tickangle: 0 }
-    : { type: "date", range, nticks: 5, tickformat: short, hoverformat: "%H:%M:%S" };
+    : { type: "date", range, nticks: Math.min(5, Math.floor(plot.clientWidth / 65)), tickangle: 0, tickformat: short, hoverformat: "%H:%M:%S" };
   const y = chart.seconds ? secondsAxis(chart.lines) : { tickformat: chart.ticks, nticks: 5, rangemode: "tozero" };
   const named = chart.lines.length > 1 || chart.id === "errors";
   const empty = !chart.lines.some(({ values }) => values.some((value) => value !== null));
