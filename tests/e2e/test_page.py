@@ -260,6 +260,11 @@ def test_on_a_phone_nothing_of_a_table_is_cut(look: Any, width: int) -> None:
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_chart_has_the_title_of_its_lines_although_nothing_waited_at_first(look: Any) -> None:
+    seen = look(before=altered(lambda data: data["series"].update(queue_depth=[None] * len(data["series"]["age_seconds"]))))
+    assert seen.page.locator("#chart-in-flight figcaption").inner_text() == "In flight and queued requests"
+
+
 def test_a_gpu_has_its_power_too(look: Any) -> None:
     seen = look(before=altered(a_lot))
     for name in ("gpu-0", "gpu-0-memory", "gpu-0-power"):

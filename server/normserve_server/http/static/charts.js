@@ -14,7 +14,6 @@ const line = (name, values, colour, more = {}) => ({ name, values, colour, ...mo
 function overTime({ series, gpus }) {
   const errors = Object.entries(series.codes_per_second).filter(([code]) => code !== "OK");
   const rate = { format: format.number, ticks: ",.3~r" };
-  const queue = series.queue_depth.some((depth) => depth !== null);
   return [
     { id: "requests", title: "Requests", unit: "per second", ...rate, lines: [line("requests", series.requests_per_second, "--p50", { fill: true })] },
     { id: "errors", title: "Errors", unit: "per second, by code", ...rate, none: "no errors",
@@ -23,9 +22,9 @@ function overTime({ series, gpus }) {
       id: phase, title, unit: "latency", format: format.seconds, seconds: true,
       lines: Object.entries(PERCENTILES).map(([name, dash]) => line(name, series.latency_seconds[phase][name], `--${name}`, { dash })),
     })),
-    { id: "in-flight", title: queue ? "In flight and queued" : "In flight", unit: "requests", ...rate, lines: [
+    { id: "in-flight", title: "In flight and queued", unit: "requests", ...rate, lines: [
       line("in flight", series.in_flight, "--p50", { fill: true }),
-      ...(queue ? [line("queued", series.queue_depth, "--p99")] : []),
+      line("queued", series.queue_depth, "--p99"),
     ] },
     ...gpus.flatMap((gpu, place) => [
       { id: `gpu-${place}`, title: `GPU ${place}`, unit: "utilisation", format: format.percent, ticks: ".0%", lines: [line("utilisation", gpu.series.utilization, "--p50", { fill: true })] },
