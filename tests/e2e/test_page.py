@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PAT
 CHARTS = ["requests", "errors", "request", "decode", "queue", "compute", "encode", "batches", "in-flight"]
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+CUT = """() => [...document.querySelectorAll(".scroll")].filter((each) => each.scrollWidth > each.clientWidth)
+  .map((each) => each.getAttribute("aria-label") ?? each.getAttribute("aria-labelledby"))"""
 GREY = {"light": 0xF5F6F8, "dark": 0x10151B}
 
 
@@ -233,6 +235,42 @@ def test_without_the_charts_there_are_tables_and_how_to_get_charts(look: Any) ->
     assert seen.page.locator("figure details[open]").count() == len(CHARTS)
     assert seen.page.locator("#chart-compute tbody tr").count() > 0
     assert not any("plotly.min" in address for address in seen.asked)
+
+
+def a_lot(data: dict[str, Any]) -> None:
+    """A GPU, several kinds of errors, large numbers and long names."""
+    times = data["series"]["age_seconds"]
+    names = ("utilization", "memory_used_bytes", "memory_total_bytes", "power_usage")
+    gpu = dict(zip(names, (0.25, 2e9, 8e10, 320.0), strict=True))
+    data["gpus"] = [{"uuid": "GPU-a", **gpu, "series": {name: [value] * len(times) for name, value in gpu.items()}}]
+    data["series"]["codes_per_second"] |= {code: [1.25] * len(times) for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")}
+    for values in data["total"]["latency_seconds"].values():
+        values.update(p50=0.0123, p95=0.0456, p99=0.123, mean=0.0234, count=12_345_678)
+    norm = {"name": "features.12.branch.norm", "scale": "features.12.branch.weight", "reason": "blocked", "detail": "Relu " * 9}
+    data["models"][0].update(left=[norm], left_because={"blocked": 1}, batch_norms={"folded": 0, "left": 1})
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_on_a_phone_nothing_of_a_table_is_cut(look: Any, width: int) -> None:
+    seen = look(before=altered(a_lot), **PHONE | {"viewport": {"width": width, "height": 700}})
+    seen.page.wait_for_selector("#chart-gpu-0 .main-svg")
+    seen.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    seen.until("document.querySelector('#chart-errors tbody tr')")
+    assert seen.page.evaluate(CUT) == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_chart_has_the_title_of_its_lines_although_nothing_waited_at_first(look: Any) -> None:
+    seen = look(before=altered(lambda data: data["series"].update(queue_depth=[None] * len(data["series"]["age_seconds"]))))
+    assert seen.page.locator("#chart-in-flight figcaption").inner_text() == "In flight and queued requests"
+
+
+def test_a_gpu_has_its_power_too(look: Any) -> None:
+    seen = look(before=altered(a_lot))
+    for name in ("gpu-0", "gpu-0-memory", "gpu-0-power"):
+        seen.page.wait_for_selector(f"#chart-{name} .js-line", state="attached")
+    seen.page.locator("#chart-gpu-0-power summary").click()
+    assert seen.page.locator("#chart-gpu-0-power tbody tr").first.inner_text().endswith("\t320")
 
 
 def test_without_metrics_it_says_so(look: Any) -> None:

@@ -14,7 +14,6 @@ const line = (name, values, colour, more = {}) => ({ name, values, colour, ...mo
 function overTime({ series, gpus }) {
   const errors = Object.entries(series.codes_per_second).filter(([code]) => code !== "OK");
   const rate = { format: format.number, ticks: ",.3~r" };
-  const queue = series.queue_depth.some((depth) => depth !== null);
   return [
     { id: "requests", title: "Requests", unit: "per second", ...rate, lines: [line("requests", series.requests_per_second, "--p50", { fill: true })] },
     { id: "errors", title: "Errors", unit: "per second, by code", ...rate, none: "no errors",
@@ -23,13 +22,14 @@ function overTime({ series, gpus }) {
       id: phase, title, unit: "latency", format: format.seconds, seconds: true,
       lines: Object.entries(PERCENTILES).map(([name, dash]) => line(name, series.latency_seconds[phase][name], `--${name}`, { dash })),
     })),
-    { id: "in-flight", title: queue ? "In flight and queued" : "In flight", unit: "requests", ...rate, lines: [
+    { id: "in-flight", title: "In flight and queued", unit: "requests", ...rate, lines: [
       line("in flight", series.in_flight, "--p50", { fill: true }),
-      ...(queue ? [line("queued", series.queue_depth, "--p99")] : []),
+      line("queued", series.queue_depth, "--p99"),
     ] },
     ...gpus.flatMap((gpu, place) => [
       { id: `gpu-${place}`, title: `GPU ${place}`, unit: "utilisation", format: format.percent, ticks: ".0%", lines: [line("utilisation", gpu.series.utilization, "--p50", { fill: true })] },
       { id: `gpu-${place}-memory`, title: `GPU ${place}`, unit: "memory in bytes", format: format.bytes, ticks: "~s", lines: [line("used", gpu.series.memory_used_bytes, "--p50", { fill: true }), line("total", gpu.series.memory_total_bytes, "--muted")] },
+      { id: `gpu-${place}-power`, title: `GPU ${place}`, unit: "power in watts", ...rate, lines: [line("power", gpu.series.power_usage, "--p50", { fill: true })] },
     ]),
   ];
 }
@@ -103,7 +103,7 @@ function draw(plot, chart, times, range) {
   const short = range[1] - range[0] <= 60000 ? "%H:%M:%S" : "%H:%M";
   const x = chart.labels
     ? { type: "category", tickangle: 0 }
-    : { type: "date", range, nticks: 5, tickformat: short, hoverformat: "%H:%M:%S" };
+    : { type: "date", range, nticks: Math.min(5, Math.floor(plot.clientWidth / 65)), tickangle: 0, tickformat: short, hoverformat: "%H:%M:%S" };
   const y = chart.seconds ? secondsAxis(chart.lines) : { tickformat: chart.ticks, nticks: 5, rangemode: "tozero" };
   const named = chart.lines.length > 1 || chart.id === "errors";
   const empty = !chart.lines.some(({ values }) => values.some((value) => value !== null));

@@ -79,7 +79,7 @@ function showFolds(models) {
 
 function report({ model, version, left, left_because }) {
   const reasons = Object.entries(left_because).map(([reason, number]) => `${number} × ${reason}`);
-  const table = element("table");
+  const table = element("table", { class: "cards" });
   const rows = left.map((norm) => [
     norm.name,
     { text: norm.scale, left: true },
