@@ -1,4 +1,4 @@
-"""What does serving a model cost, beside running it and beside moving its bytes?
+r"""What does serving a model cost, beside running it and beside moving its bytes?
 
 Each question sets our server beside others, which take turns in the same run under the same load:
     in-process     onnxruntime alone, on the same file: the ceiling of the model
@@ -12,7 +12,8 @@ to one worker; so are the others in that table.
 
     python benchmarks/serving.py                          # everything, some six minutes
     python benchmarks/serving.py small mib --rounds 5     # two of the questions, more exactly
-    python benchmarks/serving.py observed --callers 16 --starts 10 --rounds 16 --seconds 0.2    # differences of a hundredth
+    python benchmarks/serving.py observed --callers 16 --starts 10 --rounds 24 --seconds 0.2 \
+        --only "metrics off" --only "metrics and traces"  # differences of a hundredth
 """
 
 import argparse
@@ -114,6 +115,9 @@ def parse() -> argparse.Namespace:
         "--connections", type=report.count, default=1, help="that callers are spread over, where they can (default: 1)"
     )
     parser.add_argument(
+        "--only", action="append", metavar="SUBJECT", help="takes part; repeatable: the fewer do, the nearer their turns are"
+    )
+    parser.add_argument(
         "--starts", type=report.count, default=1, help="of the servers, each a round, for two processes differ (default: 1)"
     )
     parser.add_argument(
@@ -126,7 +130,10 @@ def parse() -> argparse.Namespace:
 
 
 def asked(name: str, arguments: argparse.Namespace) -> Question:
-    return replace(QUESTIONS[name], callers=arguments.callers) if arguments.callers else QUESTIONS[name]
+    question = QUESTIONS[name]
+    if arguments.callers:
+        question = replace(question, callers=arguments.callers)
+    return question.of(arguments.only) if arguments.only else question
 
 
 def answer(name: str, arguments: argparse.Namespace, bar: Progress) -> Cells:
@@ -139,10 +146,11 @@ def answer(name: str, arguments: argparse.Namespace, bar: Progress) -> Cells:
 
 def start(question: Question, arguments: argparse.Namespace, bar: Progress, task: TaskID) -> Cells:
     with remotes(question.model, question.servers, arguments.server_flag) as servers:
-        bar.update(task, total=arguments.starts * question.turns(len(servers), arguments.rounds))
+        subjects = {name: server for name, server in servers.items() if not arguments.only or name in arguments.only}
+        bar.update(task, total=arguments.starts * question.turns(len(subjects), arguments.rounds))
         return ask(
             question,
-            servers,
+            subjects,
             rounds=arguments.rounds,
             seconds=arguments.seconds,
             connections=arguments.connections,
@@ -162,8 +170,9 @@ def main() -> None:
                 NOTICE.print(f"{name}: not measured, {error}")
                 continue
             results[name] = as_json(cells)
-            figures_sheet(QUESTIONS[name], cells).show(markdown=arguments.markdown)
-            ratios.rows.extend(ratio_rows(name, QUESTIONS[name], cells))
+            question = asked(name, arguments)
+            figures_sheet(question, cells).show(markdown=arguments.markdown)
+            ratios.rows.extend(ratio_rows(name, question, cells))
     ratios.show(markdown=arguments.markdown)
     if arguments.json:
         report.write_json(arguments.json, results)

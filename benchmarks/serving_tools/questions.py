@@ -1,7 +1,7 @@
 """A question: which subjects take turns under which load, which ratios are looked at, and the tables that come of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serving_tools import figures
@@ -64,6 +64,12 @@ class Question:
     batch_sizes: Sequence[int] = ()
     stretch: float = 1.0
     spread: bool = False
+
+    def of(self, subjects: Sequence[str]) -> "Question":
+        """The question about these subjects alone."""
+        servers = {name: flags for name, flags in self.servers.items() if name in subjects}
+        comparisons = [one for one in self.comparisons if {one.one, one.other} <= set(subjects)]
+        return replace(self, servers=servers, comparisons=comparisons, batch_sizes=())
 
     def turns(self, remotes: int, rounds: int) -> int:
         """How many turns it takes with so many subjects outside of this process."""
