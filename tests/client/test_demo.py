@@ -62,6 +62,7 @@ def test_it_answers_and_serves_until_it_is_told_to_end(demo, digits_repository, 
     wait_for(log, "serving until Ctrl-C", process)
     text = log.read_text()
     assert len(re.findall(r"│ (\d) +│ \1 +│ \d+\.\d% +│ \d+\.\d+ +│", text)) >= 7  # label, the same answer, confidence, ms
+    assert f"page     http://127.0.0.1:{ports[1]}/\n" in text
     assert f"http://127.0.0.1:{ports[1]}/metrics" in text
     call = re.search(r"^call +(.*)$", text, re.MULTILINE)[1]
     pasted = subprocess.run(["sh", "-c", call], capture_output=True, text=True, check=True, timeout=30)

@@ -142,6 +142,7 @@ def _drawn(image: Array) -> str:
 def _tell(grpc_address: str, http_address: str) -> None:
     call = f"normserve.Client('{grpc_address}').infer('{MODEL}', {{'image': np.zeros((1, 1, 8, 8), 'float32')}})"
     out.print(f"gRPC     {grpc_address}")
+    out.print(f"page     http://{http_address}/")
     out.print(f"metrics  http://{http_address}/metrics")
     out.print(f'call     {sys.executable} -c "import normserve, numpy as np; print({call})"', markup=False, soft_wrap=True)
     out.print("serving until Ctrl-C")
