@@ -53,6 +53,19 @@ def place(kind: str, index: int = 0) -> Any:
     return ort.OrtDevice.make(kind, index)._get_c_device()
 
 
+def hosted(session: ort.InferenceSession, where: tuple[str, int]) -> frozenset[str]:
+    """Names the inputs that a session reads elsewhere than where it computes: shapes and the like, on the host.
+
+    onnxruntime copies what is bound for them anywhere else while it is bound, whatever is still under way there.
+
+    Args:
+        session: the session.
+        where: its device, as `Accelerator.where` has it.
+    """
+    infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    return frozenset(node.name for node, info in infos if info.name.lower() != where[0])
+
+
 class HostBinding:
     """Runs a session on the host's memory: inputs are read where they are, outputs are what onnxruntime allocated.
 

@@ -88,7 +88,7 @@ class OnnxSession:
     def run_values(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """Orders a run on the session's lane, in `Lane.run`: see `ValueBinding`. Hold `compute.turn`."""
         if self._values is None:
-            self._values = ValueBinding(self._session, self.compute.accelerator.where)
+            self._values = ValueBinding(self._session, self.compute)
         return self._values.run(values)
 
     def failure(self, error: Exception) -> ServiceError:

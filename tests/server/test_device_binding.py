@@ -5,7 +5,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-from fake_device import FakeAccelerator
+from fake_device import FakeAccelerator, reads_on_the_host
 from normserve_server.accelerators.interface import DeviceMemoryError
 from normserve_server.errors import InternalError
 from normserve_server.session import OnnxSession
@@ -77,6 +77,20 @@ def test_datatypes_that_numpy_or_onnxruntime_lack(tmp_path, device, kind, dtype)
     x = np.array([[1, 0]], dtype)
     (y,) = load(path, device).run({"x": x})
     assert (y.dtype, y.tolist()) == (x.dtype, x.tolist())
+
+
+@pytest.mark.parametrize("names", [{"n": 8}, {"x": 4, "n": 8}])
+def test_what_the_session_reads_on_the_host_stays_there(tmp_path, device, monkeypatch, names) -> None:
+    """onnxruntime copies it while it binds it: from the device that would be before it has come there."""
+    reads_on_the_host(monkeypatch, **names)
+    tile, ends = helper.make_node("Tile", ["x", "n"], ["y"]), [tensor("x", ["w"]), tensor("n", [1], TensorProto.INT64)]
+    session = load(save(tmp_path / "m.onnx", [tile], ends, [tensor("y", ["v"])]), device)
+    session.captured_sizes = (2,)  # a replay would read the capture's
+    for count in (2, 3):
+        x = np.full(2, count, np.float32)
+        assert session.run({"x": x, "n": np.array([9, count])[1:]})[0].tolist() == [count] * 2 * count
+    assert device.ordered("copy in") == ([] if "x" in names else [("copy in", 8)] * 2)
+    assert {graph for _, graph in device.ordered("run")} == {None}
 
 
 def test_bytes_stay_on_the_host(tmp_path, device) -> None:
