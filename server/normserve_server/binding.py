@@ -81,6 +81,7 @@ class HostBinding:
         self._host = place("cpu")
         self._names = [spec.name for spec in signature.outputs]
         self._readers = _readers(signature)
+        self._held: list[Array] = []  # that onnxruntime has only the address of
         self._forget()
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
@@ -102,6 +103,7 @@ class HostBinding:
         bind, host = self._binding.bind_output, self._host
         for name in self._names:
             bind(name, host)
+        self._held.clear()
 
     def _bind_bits(self, name: str, array: Array) -> None:
         """Binds an input, of BF16 as its bits."""
@@ -109,6 +111,7 @@ class HostBinding:
             self._binding.bind_input(name, array)
             return
         bits = np.require(array, requirements="C").view(np.uint16)
+        self._held.append(bits)
         value = onnxruntime_c.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ELEMENT_TYPES["BF16"])
         self._binding.bind_ortvalue_input(name, value)
 
