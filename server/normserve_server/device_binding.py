@@ -92,13 +92,18 @@ class DeviceBinding:
             computed = self._order(sent.ended, graph)
             outputs, fetched = self._fetch(bound, computed.ended)
         except BaseException:
-            with contextlib.suppress(Exception):  # a device that is broken says so again
-                self._in.record().synchronize()  # what was to be read is the caller's again
+            self._settle()
             raise
         finally:
             self._binding.clear_binding_outputs()
         self._spans = (sent, computed, fetched)
         return outputs
+
+    def _settle(self) -> None:
+        """Waits for all lanes: what was to be read is the caller's again, and what is bound the next run's."""
+        for lane in (self._in, self._compute.lane, self._out):
+            with contextlib.suppress(Exception), self._compute.turn:  # a device that is broken says so again
+                lane.record().synchronize()
 
     def _send(self, inputs: Mapping[str, Array], held: list[Array]) -> Span:
         span = Span(self._in)

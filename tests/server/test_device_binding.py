@@ -114,8 +114,27 @@ def test_a_run_that_fails_is_the_model_s_error_and_leaves_nothing_under_way(tmp_
     x = np.array([0, 7])
     with pytest.raises(InternalError, match=r"onnxruntime: .*indices element out of data bounds"):
         session.run({"x": x})
-    assert device.journal[-1] == (1, "synchronize")  # the lane that reads the caller's memory
+    assert device.journal[-3:] == [(lane, "synchronize") for lane in (1, 0, 2)]
     assert session.run({"x": np.array([1, 0])})[0].tolist() == [2, 1]
+
+
+def test_a_run_whose_outputs_find_no_room_leaves_nothing_under_way(tmp_path, device, monkeypatch) -> None:
+    """It computes and copies still: what it is bound to is the next run's, and where it copies to somebody else's."""
+    session, given, rooms = load(linear(tmp_path / "m.onnx"), device), [], iter([True, False])
+
+    def staging(nbytes):
+        if not next(rooms):
+            raise DeviceMemoryError("no room")
+        given.append(np.zeros(nbytes, np.uint8))
+        return given[-1]
+
+    x = batch(2)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(device, "staging", staging)
+        with pytest.raises(DeviceMemoryError):
+            session.run({"x": x})
+    np.testing.assert_array_equal(given[0].view(np.float32).reshape(2, 4), x @ WEIGHT)  # not at some time later
+    check(session, batch(3))
 
 
 def test_memory_that_is_not_there_is_an_error_with_the_numbers(tmp_path) -> None:
