@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     double_buffering: bool = Field(
         False, description="experimental: give each instance on a GPU two threads, so that one copies while the other computes"
     )
+    restart_sessions: bool = Field(
+        False, description="experimental: open a model anew where its GPU broke; without it, it waits for a new process"
+    )
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")
     state: str | None = Field(

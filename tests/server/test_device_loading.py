@@ -141,7 +141,7 @@ async def test_a_warm_up_that_does_not_fit_is_refused_with_the_numbers(tmp_path)
 
 
 async def test_a_device_that_breaks_fails_what_it_was_at_and_a_new_session_serves_on(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load()
     device.break_once("an illegal memory access was encountered")
     with pytest.raises(DeviceBrokenError, match="cuda:0: an illegal memory access"):
@@ -153,7 +153,7 @@ async def test_a_device_that_breaks_fails_what_it_was_at_and_a_new_session_serve
 
 
 async def test_a_batch_under_which_the_device_broke_runs_again_one_by_one(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load(batching=Batching(max_delay_seconds=60))  # so that all four come together
     device.break_once("an illegal memory access was encountered")
     await asyncio.gather(*(world.ask([n, 2, 3]) for n in range(4)))
@@ -162,7 +162,7 @@ async def test_a_batch_under_which_the_device_broke_runs_again_one_by_one(tmp_pa
 
 
 async def test_a_device_that_stays_broken_makes_the_canary_say_so(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load()
     device.broken_by = "an illegal memory access was encountered"
     with pytest.raises(UnavailableError, match=r"a new session cannot be opened: .*illegal memory access.*restart the process"):
@@ -171,6 +171,18 @@ async def test_a_device_that_stays_broken_makes_the_canary_say_so(tmp_path, devi
     with pytest.raises(UnavailableError, match="restart the process"):
         await world.loaded.batcher.probe(10)
     assert world.events() == {"restart_failed": 1}  # not at once again
+    await world.loaded.batcher.close()
+
+
+async def test_nothing_is_opened_anew_unless_that_is_asked_for(tmp_path, device) -> None:
+    world = World(tmp_path, device)
+    await world.load()
+    device.break_once("an illegal memory access was encountered")
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"restart_sessions is off; .*restart the process"):
+            await world.ask([1, 2, 3])
+    assert len(device.ordered("providers")) == 1
+    assert world.events() == {"restart_failed": 1}
     await world.loaded.batcher.close()
 
 
