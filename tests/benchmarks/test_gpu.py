@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import gpu
 import pytest
-from gpu_tools import card, figures, load, outcomes, questions, rival, run
+from fake_device import FakeAccelerator
+from gpu_tools import bare, card, figures, load, networks, outcomes, questions, rival, run, served
 from gpu_tools.bare import Rate
 from gpu_tools.card import Card, NoCardError
 from gpu_tools.figures import Row
@@ -161,6 +163,24 @@ class TestQuestions:
 
         monkeypatch.setattr(run.bare, "best", best)
         assert rehearsal.best == Rate(4, 60.0, Tuning())
+
+    def test_the_overhead_is_over_a_run_as_the_best_has_it(self, tmp_path, adder):
+        (tmp_path / "m.onnx").write_bytes(adder(1))
+        device = FakeAccelerator()
+        assert bare.median_lap(tmp_path / "m.onnx", device, Tuning(cuda_graphs=True), 3) > 0
+        assert set(device.ordered("run")) == {("run", 1)}
+
+    def test_new_sizes_are_held_against_sizes_that_are_new_no_more(self, monkeypatch):
+        known, network = set(), networks.small()
+
+        def seconds(_client, _network, size):
+            new = size not in known
+            known.add(size)
+            return 9.0 if new else 1.0
+
+        monkeypatch.setattr(served, "_seconds", seconds)
+        monkeypatch.setattr(served, "Client", lambda _: MagicMock())
+        assert served.new_sizes("nowhere", network, 4) == (9.0, 1.0)
 
 
 def rehearsal_with(rehearsal, monkeypatch, answer):
