@@ -126,6 +126,16 @@ async def test_weights_that_do_not_fit_are_refused_with_the_numbers(tmp_path) ->
     assert not world.device.ordered("providers")
 
 
+async def test_room_that_was_freed_and_kept_is_room(tmp_path) -> None:
+    device = FakeAccelerator(total_bytes=2500)
+    world = World(tmp_path, device)
+    (world.folder / "weights.bin").write_bytes(bytes(1500))
+    device.memory(1000)  # and let go of
+    assert device.free_and_total_bytes()[0] == 1500
+    await world.load()
+    await world.loaded.batcher.close()
+
+
 async def test_weights_over_the_limit_are_refused_with_the_numbers(tmp_path, device) -> None:
     world = World(tmp_path, device, gpu_mem_limit=100)
     with pytest.raises(LoadError, match=r"its weights take \d+ bytes, and gpu_mem_limit is 100"):
