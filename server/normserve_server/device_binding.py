@@ -80,8 +80,9 @@ class DeviceBinding:
         if self._hosted or any(self._shape(spec, inputs) is None for spec in self._signature.outputs):
             return
         graph = new_graph(next(self._compute.numbers))
-        for _ in range(CAPTURE_RUNS):
-            self._run(inputs, graph)
+        with self._compute.accelerator.capturing:
+            for _ in range(CAPTURE_RUNS):
+                self._run(inputs, graph)
         self._graphs[_shapes(inputs)] = graph
 
     def _run(self, inputs: Mapping[str, Array], graph: Graph) -> Sequence[Array]:

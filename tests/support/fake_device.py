@@ -127,6 +127,7 @@ class FakeAccelerator:
         self.running = self.copying_in = lambda: None
         self.clock = clock
         self.turn = threading.RLock()
+        self.capturing = threading.Lock()
         self.cached_bytes = 0
         self.pageable_copies = 0
         self._staged = []
