@@ -99,10 +99,11 @@ class HostBinding:
         return outputs
 
     def _forget(self) -> None:
-        """Has onnxruntime allocate the outputs of the next run, and lets go of those of the last."""
+        """Has onnxruntime allocate the outputs of the next run, and lets go of what the last was bound to."""
         bind, host = self._binding.bind_output, self._host
         for name in self._names:
             bind(name, host)
+        self._binding.clear_binding_inputs()
         self._held.clear()
 
     def _bind_bits(self, name: str, array: Array) -> None:

@@ -89,6 +89,20 @@ class TestCard:
         with pytest.raises(NoCardError, match=r"this torch .* cannot use the GPU"):
             card.find()
 
+    def test_it_is_the_one_that_cuda_shows(self, one_gpu, monkeypatch):
+        import pynvml
+        import torch
+
+        monkeypatch.setattr(devices.ort, "get_available_providers", lambda: [devices.CUDA])
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"abc-{number}"))
+        driver = {name: MagicMock(return_value=1) for name in dir(pynvml) if name.startswith("nvml")}
+        driver["nvmlDeviceGetMemoryInfo"].return_value = SimpleNamespace(total=1)
+        for name, function in driver.items():
+            monkeypatch.setattr(pynvml, name, function)
+        card.find()
+        driver["nvmlDeviceGetHandleByUUID"].assert_called_once_with("GPU-abc-0")
+
     def test_its_name_is_the_files(self):
         assert Card("NVIDIA H200 80GB (PCIe)").slug == "nvidia-h200-80gb-pcie"
 

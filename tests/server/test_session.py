@@ -152,6 +152,20 @@ def test_a_failing_run_is_the_models_error(tmp_path) -> None:
     assert session.run({"x": np.array([1])})[0].tolist() == [2.0]
 
 
+def test_what_was_bound_is_forgotten(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx"))
+    session.run({"x": np.ones((1, 2), np.float32)})
+    with pytest.raises(InternalError, match="onnxruntime: "):
+        session.run({})
+
+
+def test_a_refusal_does_not_wait_for_the_device(tmp_path, monkeypatch) -> None:
+    device, refusal = FakeAccelerator(), InvalidRequestError("no")
+    session = load(identity(tmp_path / "m.onnx"), accelerator=device)
+    monkeypatch.setattr(device, "broken", pytest.fail)
+    assert session.failure(refusal) is refusal
+
+
 def test_strings_are_utf8(tmp_path) -> None:
     session = load(identity(tmp_path / "m.onnx", TensorProto.STRING))
     with pytest.raises(InvalidRequestError, match="input 'x': an element is not UTF-8"):
