@@ -20,7 +20,12 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 def flags(tuning: Tuning) -> list[str]:
     """The server's flags for a tuning; several batches under way at a time."""
-    chosen = {"--prefer-nhwc": tuning.prefer_nhwc, "--cuda-graphs": tuning.cuda_graphs, "--double-buffering": True}
+    chosen = {
+        "--prefer-nhwc": tuning.prefer_nhwc,
+        "--cuda-graphs": tuning.cuda_graphs,
+        "--tf32": tuning.tf32,
+        "--double-buffering": True,
+    }
     return [flag for flag, wanted in chosen.items() if wanted]
 
 

@@ -163,11 +163,15 @@ class TestQuestions:
         assert left() < 0
 
     def test_the_rival_may_fail(self, rehearsal, monkeypatch):
-        rehearsal.best = Rate(8, 100.0, Tuning(prefer_nhwc=True))
+        rehearsal.best = Rate(8, 100.0, Tuning(prefer_nhwc=True, tf32=True))
         (row,) = questions.in_process(rehearsal_with(rehearsal, monkeypatch, None))
-        assert (row.what, row.figure, row.ceiling, row.note) == ("onnxruntime, batch 8, NHWC", 100.0, None, "too late")
+        assert (row.what, row.figure, row.ceiling, row.note) == ("onnxruntime, batch 8, NHWC, TF32", 100.0, None, "too late")
         (row,) = questions.in_process(rehearsal_with(rehearsal, monkeypatch, 80.0))
         assert (row.ceiling, row.compared, row.met) == (80.0, 1.25, True)
+
+    def test_every_tuning_is_tried_with_tf32_too_and_the_server_is_told(self):
+        assert sum(tuning.tf32 for tuning in run.TUNINGS) * 2 == len(run.TUNINGS)
+        assert served.flags(Tuning(tf32=True)) == ["--tf32", "--double-buffering"]
 
     def test_where_a_graph_cannot_be_captured_the_best_is_without(self, rehearsal, monkeypatch):
         def best(_file, _sizes, _accelerator, tuning, _seconds):
