@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         0, ge=0, description="most bytes of GPU memory that one instance's model may take; 0 for no limit"
     )
     cudnn_conv_algo_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
-        "HEURISTIC", description="how cuDNN's convolutions are chosen on a GPU; EXHAUSTIVE tries them all for each batch size"
+        "HEURISTIC", description="how cuDNN's convolutions are chosen on a GPU; EXHAUSTIVE searches longer for each batch size"
     )
     tf32: bool = Field(False, description="let float32 products be rounded to 10 bits of mantissa on a GPU, which is faster")
     prefer_nhwc: bool = Field(False, description="bring convolutions into channels-last order on a GPU")
