@@ -59,9 +59,7 @@ def best(path: Path, sizes: Sequence[int], accelerator: Accelerator, tuning: Tun
     """
     rates = []
     for size in sizes:
-        bench = Bare(
-            Subject(path, {}, size, 1, 0, tuning), accelerator, ort.SessionOptions(), number=1 if tuning.cuda_graphs else None
-        )
+        bench = _bare(path, size, accelerator, tuning)
         for _ in range(3):  # the first pays for all, the next may capture
             bench.lap()
         rates.append(Rate(size, size / bench.seconds(seconds), tuning))
@@ -70,6 +68,11 @@ def best(path: Path, sizes: Sequence[int], accelerator: Accelerator, tuning: Tun
 
 def median_lap(path: Path, accelerator: Accelerator, tuning: Tuning, laps: int) -> float:
     """The seconds of one sample's way to the device, through the network, and back; the median."""
-    bench = Bench(Subject(path, {}, 1, 1, 0, tuning), accelerator, ort.SessionOptions())
+    bench = _bare(path, 1, accelerator, tuning)
     times = [bench.lap() for _ in range(laps + 3)][3:]
     return statistics.median(sum((lap.copy_in, lap.run, lap.copy_out, lap.host)) for lap in times)
+
+
+def _bare(path: Path, size: int, accelerator: Accelerator, tuning: Tuning) -> Bare:
+    subject = Subject(path, {}, size, 1, 0, tuning)
+    return Bare(subject, accelerator, ort.SessionOptions(), number=1 if tuning.cuda_graphs else None)

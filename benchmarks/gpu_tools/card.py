@@ -59,17 +59,17 @@ REHEARSAL = "rehearsal without a card"
 
 
 def find() -> Card:
-    """Tells of the first NVIDIA GPU.
+    """Tells of the first NVIDIA GPU, as CUDA counts them.
 
     Raises:
         NoCardError: no driver, no GPU, or no onnxruntime or torch that can use one.
     """
     import pynvml
 
-    _require_gpu()
+    uuid = _require_gpu()
     pynvml.nvmlInit()
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         number = pynvml.nvmlSystemGetCudaDriverVersion()
         return Card(
             str(pynvml.nvmlDeviceGetName(handle)),
@@ -81,7 +81,8 @@ def find() -> Card:
         pynvml.nvmlShutdown()
 
 
-def _require_gpu() -> None:
+def _require_gpu() -> str:
+    """Gives its name for the driver, whose own numbers know nothing of CUDA_VISIBLE_DEVICES."""
     from normserve_server import devices
 
     if not devices.gpu_count():
@@ -94,3 +95,4 @@ def _require_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise NoCardError(f"this torch ({torch.__version__}) cannot use the GPU: install one with CUDA")
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"

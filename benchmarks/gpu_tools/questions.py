@@ -41,7 +41,8 @@ def service(run: Run) -> Iterator[Row]:
 def in_process(run: Run) -> Iterator[Row]:
     """In this process onnxruntime beside torch.compile, at the same batch size."""
     best, scale = run.best, run.scale
-    what = f"onnxruntime, batch {best.size}{', CUDA graphs' * best.tuning.cuda_graphs}{', NHWC' * best.tuning.prefer_nhwc}"
+    tuning = {"CUDA graphs": best.tuning.cuda_graphs, "NHWC": best.tuning.prefer_nhwc, "TF32": best.tuning.tf32}
+    what = ", ".join([f"onnxruntime, batch {best.size}", *(name for name, chosen in tuning.items() if chosen)])
     row = Row("in-process", what, best.per_second, "samples/s", f"torch, {scale.rival}", wanted=0.95)
     try:
         theirs = rival.samples_per_second(

@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,11 @@ from gpu_tools.bare import Rate
 from gpu_tools.networks import Network
 
 PLAIN = Tuning()
-TUNINGS = (Tuning(prefer_nhwc=True, cuda_graphs=True), Tuning(prefer_nhwc=True), PLAIN)  # the first may not be possible
+TUNINGS = tuple(  # with graphs may not be possible
+    replace(tuning, tf32=tf32)
+    for tuning in (Tuning(prefer_nhwc=True, cuda_graphs=True), Tuning(prefer_nhwc=True), PLAIN)
+    for tf32 in (False, True)
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,12 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 def flags(tuning: Tuning) -> list[str]:
     """The server's flags for a tuning; several batches under way at a time."""
-    chosen = {"--prefer-nhwc": tuning.prefer_nhwc, "--cuda-graphs": tuning.cuda_graphs, "--double-buffering": True}
+    chosen = {
+        "--prefer-nhwc": tuning.prefer_nhwc,
+        "--cuda-graphs": tuning.cuda_graphs,
+        "--tf32": tuning.tf32,
+        "--double-buffering": True,
+    }
     return [flag for flag, wanted in chosen.items() if wanted]
 
 
@@ -51,14 +56,16 @@ def latency(address: str, network: Network, folder: Path, seconds: float) -> flo
 
 
 def new_sizes(address: str, network: Network, most: int) -> tuple[float, float]:
-    """Requests of every size from 1 to `most`, each once and in no order: the slowest one's seconds, and the median's."""
+    """Requests of every size from 1 to `most`, in no order: the slowest one's seconds at first, the median's when warm."""
     sizes = np.random.default_rng(0).permutation(np.arange(1, most + 1)).tolist()
-    seconds = []
     with Client(address) as client:
         client.is_ready(network.name)  # which connects
-        for size in sizes:
-            images = network.images(size)
-            began = time.perf_counter()
-            client.infer(network.name, {network.input_name: images}, timeout=120)
-            seconds.append(time.perf_counter() - began)
-    return max(seconds), statistics.median(seconds)
+        rounds = [[_seconds(client, network, size) for size in sizes] for _ in range(3)]
+    return max(rounds[0]), statistics.median(rounds[-1])
+
+
+def _seconds(client: Client, network: Network, size: int) -> float:
+    images = network.images(size)
+    began = time.perf_counter()
+    client.infer(network.name, {network.input_name: images}, timeout=120)
+    return time.perf_counter() - began

@@ -53,6 +53,19 @@ def place(kind: str, index: int = 0) -> Any:
     return ort.OrtDevice.make(kind, index)._get_c_device()
 
 
+def hosted(session: ort.InferenceSession, where: tuple[str, int]) -> frozenset[str]:
+    """Names the inputs that a session reads elsewhere than where it computes: shapes and the like, on the host.
+
+    onnxruntime copies what is bound for them anywhere else while it is bound, whatever is still under way there.
+
+    Args:
+        session: the session.
+        where: its device, as `Accelerator.where` has it.
+    """
+    infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    return frozenset(node.name for node, info in infos if info.name.lower() != where[0])
+
+
 class HostBinding:
     """Runs a session on the host's memory: inputs are read where they are, outputs are what onnxruntime allocated.
 
@@ -68,6 +81,7 @@ class HostBinding:
         self._host = place("cpu")
         self._names = [spec.name for spec in signature.outputs]
         self._readers = _readers(signature)
+        self._held: list[Array] = []  # that onnxruntime has only the address of
         self._forget()
 
     def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
@@ -85,10 +99,12 @@ class HostBinding:
         return outputs
 
     def _forget(self) -> None:
-        """Has onnxruntime allocate the outputs of the next run, and lets go of those of the last."""
+        """Has onnxruntime allocate the outputs of the next run, and lets go of what the last was bound to."""
         bind, host = self._binding.bind_output, self._host
         for name in self._names:
             bind(name, host)
+        self._binding.clear_binding_inputs()
+        self._held.clear()
 
     def _bind_bits(self, name: str, array: Array) -> None:
         """Binds an input, of BF16 as its bits."""
@@ -96,6 +112,7 @@ class HostBinding:
             self._binding.bind_input(name, array)
             return
         bits = np.require(array, requirements="C").view(np.uint16)
+        self._held.append(bits)
         value = onnxruntime_c.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ELEMENT_TYPES["BF16"])
         self._binding.bind_ortvalue_input(name, value)
 

@@ -21,7 +21,7 @@ from normserve_proto.tensors import DTYPES, Array
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_c
 
 from normserve_server.accelerators.interface import Event, Memory
-from normserve_server.binding import ELEMENT_TYPES, place
+from normserve_server.binding import ELEMENT_TYPES, hosted, place
 from normserve_server.compute import Compute, Graph, Span, Times
 from normserve_server.compute import graph as new_graph
 from normserve_server.servable import DYNAMIC, Signature, TensorSpec
@@ -51,7 +51,8 @@ class DeviceBinding:
         self._signature = signature
         self._compute = compute
         self._where = compute.accelerator.where
-        self._device = place(*self._where)
+        self._device, self._host = place(*self._where), place("cpu")
+        self._hosted = hosted(session, self._where)
         self._in, self._out = compute.accelerator.lane(), compute.accelerator.lane()
         self._memories: dict[tuple[str, str], Memory] = {}
         self._plain = new_graph(None)
@@ -72,36 +73,50 @@ class DeviceBinding:
         return self._run(inputs, self._graphs.get(_shapes(inputs), self._plain))
 
     def capture(self, inputs: Mapping[str, Array]) -> None:
-        """Has runs of these inputs' shapes replayed from now on, where the outputs' are known too; raises as `run`."""
-        if any(self._shape(spec, inputs) is None for spec in self._signature.outputs):
+        """Has runs of these inputs' shapes replayed from now on, where the outputs' are known too; raises as `run`.
+
+        Not where an input is read on the host: a replay would have that of the capture.
+        """
+        if self._hosted or any(self._shape(spec, inputs) is None for spec in self._signature.outputs):
             return
         graph = new_graph(next(self._compute.numbers))
-        for _ in range(CAPTURE_RUNS):
-            self._run(inputs, graph)
+        with self._compute.accelerator.capturing:
+            for _ in range(CAPTURE_RUNS):
+                self._run(inputs, graph)
         self._graphs[_shapes(inputs)] = graph
 
     def _run(self, inputs: Mapping[str, Array], graph: Graph) -> Sequence[Array]:
+        held: list[Array] = []  # until the run has ended
         try:
-            sent = self._send(inputs)
+            sent = self._send(inputs, held)
             bound = [self._bind_output(spec, self._shape(spec, inputs)) for spec in self._signature.outputs]
             computed = self._order(sent.ended, graph)
             outputs, fetched = self._fetch(bound, computed.ended)
         except BaseException:
-            with contextlib.suppress(Exception):  # a device that is broken says so again
-                self._in.record().synchronize()  # what was to be read is the caller's again
+            self._settle()
             raise
         finally:
             self._binding.clear_binding_outputs()
         self._spans = (sent, computed, fetched)
         return outputs
 
-    def _send(self, inputs: Mapping[str, Array]) -> Span:
+    def _settle(self) -> None:
+        """Waits for all lanes: what was to be read is the caller's again, and what is bound the next run's."""
+        for lane in (self._in, self._compute.lane, self._out):
+            with contextlib.suppress(Exception), self._compute.turn:  # a device that is broken says so again
+                lane.record().synchronize()
+
+    def _send(self, inputs: Mapping[str, Array], held: list[Array]) -> Span:
         span = Span(self._in)
         for spec in self._signature.inputs:
             array = np.require(inputs[spec.name], requirements="C")
-            memory = self._memory("in", spec.name, array.nbytes)
-            self._in.copy_in(memory, array)
-            self._binding.bind_input(spec.name, self._device, ELEMENT_TYPES[spec.datatype], array.shape, memory.pointer)
+            held.append(array)
+            device, pointer = self._host, array.ctypes.data
+            if spec.name not in self._hosted:
+                memory = self._memory("in", spec.name, array.nbytes)
+                self._in.copy_in(memory, array)
+                device, pointer = self._device, memory.pointer
+            self._binding.bind_input(spec.name, device, ELEMENT_TYPES[spec.datatype], array.shape, pointer)
         span.end()
         return span
 

@@ -14,6 +14,7 @@ from normserve_server import config_signature, devices, placement, room, warm_up
 from normserve_server.accelerators.opened import Accelerators
 from normserve_server.calls import now
 from normserve_server.devices import Device
+from normserve_server.errors import LoadError
 from normserve_server.model_config import ModelConfig
 from normserve_server.reshaping import Reshaped
 from normserve_server.restarting import Restarting
@@ -98,8 +99,13 @@ class Opener:
         opened = self._open_warm(device, instances)
         if not self.accelerators.of(device).apart:
             return opened
-        servable = Restarting(opened.servable, lambda: self._open_warm(device, instances).servable, self.tell)
-        return replace(opened, servable=servable)
+
+        def reopen() -> Servable:
+            if not self.settings.restart_sessions:
+                raise LoadError("restart_sessions is off")
+            return self._open_warm(device, instances).servable
+
+        return replace(opened, servable=Restarting(opened.servable, reopen, self.tell))
 
     def _open_warm(self, device: Device, instances: int) -> Opened:
         """Opens a session and runs it; again with one thread where it turns out to be small and nobody has said how many."""

@@ -62,9 +62,11 @@ class Restarting:
         try:
             return servable.run(inputs)
         except DeviceBrokenError as error:
-            self._lose(servable, str(error))
-            self._restart()  # by this thread, which is not free for others meanwhile
-            raise
+            reason = str(error)
+            self._lose(servable, reason)
+        del servable  # as the error's frames have gone: there may not be room for two
+        self._restart()  # by this thread, which is not free for others meanwhile
+        raise DeviceBrokenError(reason)
 
     @property
     def times(self) -> Times | None:

@@ -16,7 +16,7 @@ from normserve_server.accelerators.tuning import Tuning
 from normserve_server.binding import Bound, HostBinding, Unbound
 from normserve_server.compute import Compute, Times
 from normserve_server.device_binding import DeviceBinding
-from normserve_server.errors import InternalError, LoadError, ServiceError
+from normserve_server.errors import InternalError, InvalidRequestError, LoadError, ServiceError
 from normserve_server.value_binding import ValueBinding
 
 __all__ = ["LoadError", "OnnxSession"]
@@ -88,11 +88,13 @@ class OnnxSession:
     def run_values(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """Orders a run on the session's lane, in `Lane.run`: see `ValueBinding`. Hold `compute.turn`."""
         if self._values is None:
-            self._values = ValueBinding(self._session, self.compute.accelerator.where)
+            self._values = ValueBinding(self._session, self.compute)
         return self._values.run(values)
 
     def failure(self, error: Exception) -> ServiceError:
         """Says what a failure on the device is to callers; of a device that is broken, that it is."""
+        if isinstance(error, InvalidRequestError):
+            return error  # unasked, for the question waits for all that the device is at
         broken = self.compute.accelerator.broken()
         if broken is not None:
             return DeviceBrokenError(f"{self.compute.accelerator.device}: {broken}")
@@ -114,8 +116,9 @@ class OnnxSession:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # as above
             if tuning.cuda_graphs:  # it takes only files that run on the GPU from end to end
+                session = self._open(path, options, replace(tuning, cuda_graphs=False))
                 self._fall_back(error)
-                return self._open(path, options, replace(tuning, cuda_graphs=False))
+                return session
             raise LoadError(f"onnxruntime does not load it: {_first_line(error)}") from error
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         got = session.get_providers()[0]

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         0, ge=0, description="most bytes of GPU memory that one instance's model may take; 0 for no limit"
     )
     cudnn_conv_algo_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
-        "HEURISTIC", description="how cuDNN's convolutions are chosen on a GPU; EXHAUSTIVE tries them all for each batch size"
+        "HEURISTIC", description="how cuDNN's convolutions are chosen on a GPU; EXHAUSTIVE searches longer for each batch size"
     )
     tf32: bool = Field(False, description="let float32 products be rounded to 10 bits of mantissa on a GPU, which is faster")
     prefer_nhwc: bool = Field(False, description="bring convolutions into channels-last order on a GPU")
@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     tensorrt: bool = Field(False, description="run models by TensorRT where it can; it has to be installed")
     double_buffering: bool = Field(
         False, description="experimental: give each instance on a GPU two threads, so that one copies while the other computes"
+    )
+    restart_sessions: bool = Field(
+        False, description="experimental: open a model anew where its GPU broke; without it, it waits for a new process"
     )
     fold: bool = Field(True, description="fold and prove each version before it serves; false serves files as they are")
     cache_dir: Path = Field(default_factory=_default_cache, description="where folded and proved models are kept")

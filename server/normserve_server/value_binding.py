@@ -6,8 +6,8 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_c
 
-from normserve_server.binding import place
-from normserve_server.compute import graph
+from normserve_server.binding import hosted, place
+from normserve_server.compute import Compute, graph
 
 
 class ValueBinding:
@@ -15,13 +15,15 @@ class ValueBinding:
 
     Args:
         session: the session; without BYTES.
-        where: its device, as `Accelerator.where` has it.
+        compute: where it computes.
     """
 
-    def __init__(self, session: ort.InferenceSession, where: tuple[str, int]) -> None:
+    def __init__(self, session: ort.InferenceSession, compute: Compute) -> None:
         self._session = session._sess
         self._names = [node.name for node in session.get_outputs()]
-        self._device = place(*where)
+        self._device = place(*compute.accelerator.where)
+        self._lane = compute.lane
+        self._hosted = hosted(session, compute.accelerator.where)
         self._options = graph(None).options
 
     def run(self, values: Mapping[str, Any]) -> Sequence[Any]:
@@ -30,6 +32,8 @@ class ValueBinding:
         Args:
             values: the inputs, by name; to be kept until the run has ended.
         """
+        if self._hosted:  # onnxruntime copies these while it binds them, and waits for nobody
+            self._lane.record().synchronize()
         binding = onnxruntime_c.SessionIOBinding(self._session)
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import gpu
 import pytest
-from gpu_tools import card, figures, load, outcomes, questions, rival, run
+from fake_device import FakeAccelerator
+from gpu_tools import bare, card, figures, load, networks, outcomes, questions, rival, run, served
 from gpu_tools.bare import Rate
 from gpu_tools.card import Card, NoCardError
 from gpu_tools.figures import Row
@@ -87,6 +89,20 @@ class TestCard:
         with pytest.raises(NoCardError, match=r"this torch .* cannot use the GPU"):
             card.find()
 
+    def test_it_is_the_one_that_cuda_shows(self, one_gpu, monkeypatch):
+        import pynvml
+        import torch
+
+        monkeypatch.setattr(devices.ort, "get_available_providers", lambda: [devices.CUDA])
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"abc-{number}"))
+        driver = {name: MagicMock(return_value=1) for name in dir(pynvml) if name.startswith("nvml")}
+        driver["nvmlDeviceGetMemoryInfo"].return_value = SimpleNamespace(total=1)
+        for name, function in driver.items():
+            monkeypatch.setattr(pynvml, name, function)
+        card.find()
+        driver["nvmlDeviceGetHandleByUUID"].assert_called_once_with("GPU-abc-0")
+
     def test_its_name_is_the_files(self):
         assert Card("NVIDIA H200 80GB (PCIe)").slug == "nvidia-h200-80gb-pcie"
 
@@ -147,11 +163,15 @@ class TestQuestions:
         assert left() < 0
 
     def test_the_rival_may_fail(self, rehearsal, monkeypatch):
-        rehearsal.best = Rate(8, 100.0, Tuning(prefer_nhwc=True))
+        rehearsal.best = Rate(8, 100.0, Tuning(prefer_nhwc=True, tf32=True))
         (row,) = questions.in_process(rehearsal_with(rehearsal, monkeypatch, None))
-        assert (row.what, row.figure, row.ceiling, row.note) == ("onnxruntime, batch 8, NHWC", 100.0, None, "too late")
+        assert (row.what, row.figure, row.ceiling, row.note) == ("onnxruntime, batch 8, NHWC, TF32", 100.0, None, "too late")
         (row,) = questions.in_process(rehearsal_with(rehearsal, monkeypatch, 80.0))
         assert (row.ceiling, row.compared, row.met) == (80.0, 1.25, True)
+
+    def test_every_tuning_is_tried_with_tf32_too_and_the_server_is_told(self):
+        assert sum(tuning.tf32 for tuning in run.TUNINGS) * 2 == len(run.TUNINGS)
+        assert served.flags(Tuning(tf32=True)) == ["--tf32", "--double-buffering"]
 
     def test_where_a_graph_cannot_be_captured_the_best_is_without(self, rehearsal, monkeypatch):
         def best(_file, _sizes, _accelerator, tuning, _seconds):
@@ -161,6 +181,24 @@ class TestQuestions:
 
         monkeypatch.setattr(run.bare, "best", best)
         assert rehearsal.best == Rate(4, 60.0, Tuning())
+
+    def test_the_overhead_is_over_a_run_as_the_best_has_it(self, tmp_path, adder):
+        (tmp_path / "m.onnx").write_bytes(adder(1))
+        device = FakeAccelerator()
+        assert bare.median_lap(tmp_path / "m.onnx", device, Tuning(cuda_graphs=True), 3) > 0
+        assert set(device.ordered("run")) == {("run", 1)}
+
+    def test_new_sizes_are_held_against_sizes_that_are_new_no_more(self, monkeypatch):
+        known, network = set(), networks.small()
+
+        def seconds(_client, _network, size):
+            new = size not in known
+            known.add(size)
+            return 9.0 if new else 1.0
+
+        monkeypatch.setattr(served, "_seconds", seconds)
+        monkeypatch.setattr(served, "Client", lambda _: MagicMock())
+        assert served.new_sizes("nowhere", network, 4) == (9.0, 1.0)
 
 
 def rehearsal_with(rehearsal, monkeypatch, answer):

@@ -37,6 +37,15 @@ def test_sizes_are_captured_before_a_thread_s_first_run_and_replayed_by_it(tmp_p
     assert not told
 
 
+def test_on_a_device_one_is_captured_at_a_time(tmp_path) -> None:
+    device, seen = FakeAccelerator(), []
+    session = load(linear(tmp_path / "m.onnx"), device, [])
+    session.captured_sizes = (2,)
+    device.running = lambda: seen.append(device.capturing.locked())
+    graphs(device, session, 2)
+    assert seen == [True, True, True, False]
+
+
 def test_a_size_that_was_not_captured_runs_as_ever_and_memory_that_grows_ends_the_graphs(tmp_path) -> None:
     device = FakeAccelerator()
     session = load(linear(tmp_path / "m.onnx"), device, [])
@@ -71,10 +80,12 @@ def test_a_file_that_cannot_be_captured_at_all_is_opened_without(tmp_path, monke
 
 
 def test_a_file_that_is_no_model_is_refused_with_graphs_too(tmp_path) -> None:
+    told = []
     path = tmp_path / "m.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(LoadError, match="onnxruntime does not load it"):
-        load(path, FakeAccelerator(), [])
+        load(path, FakeAccelerator(), told)
+    assert not told
 
 
 def test_outputs_of_unknown_shape_are_not_captured(tmp_path) -> None:

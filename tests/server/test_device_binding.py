@@ -5,7 +5,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-from fake_device import FakeAccelerator
+from fake_device import FakeAccelerator, reads_on_the_host
 from normserve_server.accelerators.interface import DeviceMemoryError
 from normserve_server.errors import InternalError
 from normserve_server.session import OnnxSession
@@ -79,6 +79,20 @@ def test_datatypes_that_numpy_or_onnxruntime_lack(tmp_path, device, kind, dtype)
     assert (y.dtype, y.tolist()) == (x.dtype, x.tolist())
 
 
+@pytest.mark.parametrize("names", [{"n": 8}, {"x": 4, "n": 8}])
+def test_what_the_session_reads_on_the_host_stays_there(tmp_path, device, monkeypatch, names) -> None:
+    """onnxruntime copies it while it binds it: from the device that would be before it has come there."""
+    reads_on_the_host(monkeypatch, **names)
+    tile, ends = helper.make_node("Tile", ["x", "n"], ["y"]), [tensor("x", ["w"]), tensor("n", [1], TensorProto.INT64)]
+    session = load(save(tmp_path / "m.onnx", [tile], ends, [tensor("y", ["v"])]), device)
+    session.captured_sizes = (2,)  # a replay would read the capture's
+    for count in (2, 3):
+        x = np.full(2, count, np.float32)
+        assert session.run({"x": x, "n": np.array([9, count])[1:]})[0].tolist() == [count] * 2 * count
+    assert device.ordered("copy in") == ([] if "x" in names else [("copy in", 8)] * 2)
+    assert {graph for _, graph in device.ordered("run")} == {None}
+
+
 def test_bytes_stay_on_the_host(tmp_path, device) -> None:
     node = helper.make_node("Identity", ["x"], ["y"])
     ends = [tensor(name, ["batch", 1], TensorProto.STRING) for name in "xy"]
@@ -100,8 +114,27 @@ def test_a_run_that_fails_is_the_model_s_error_and_leaves_nothing_under_way(tmp_
     x = np.array([0, 7])
     with pytest.raises(InternalError, match=r"onnxruntime: .*indices element out of data bounds"):
         session.run({"x": x})
-    assert device.journal[-1] == (1, "synchronize")  # the lane that reads the caller's memory
+    assert device.journal[-3:] == [(lane, "synchronize") for lane in (1, 0, 2)]
     assert session.run({"x": np.array([1, 0])})[0].tolist() == [2, 1]
+
+
+def test_a_run_whose_outputs_find_no_room_leaves_nothing_under_way(tmp_path, device, monkeypatch) -> None:
+    """It computes and copies still: what it is bound to is the next run's, and where it copies to somebody else's."""
+    session, given, rooms = load(linear(tmp_path / "m.onnx"), device), [], iter([True, False])
+
+    def staging(nbytes):
+        if not next(rooms):
+            raise DeviceMemoryError("no room")
+        given.append(np.zeros(nbytes, np.uint8))
+        return given[-1]
+
+    x = batch(2)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(device, "staging", staging)
+        with pytest.raises(DeviceMemoryError):
+            session.run({"x": x})
+    np.testing.assert_array_equal(given[0].view(np.float32).reshape(2, 4), x @ WEIGHT)  # not at some time later
+    check(session, batch(3))
 
 
 def test_memory_that_is_not_there_is_an_error_with_the_numbers(tmp_path) -> None:

@@ -126,6 +126,16 @@ async def test_weights_that_do_not_fit_are_refused_with_the_numbers(tmp_path) ->
     assert not world.device.ordered("providers")
 
 
+async def test_room_that_was_freed_and_kept_is_room(tmp_path) -> None:
+    device = FakeAccelerator(total_bytes=2500)
+    world = World(tmp_path, device)
+    (world.folder / "weights.bin").write_bytes(bytes(1500))
+    device.memory(1000)  # and let go of
+    assert device.free_and_total_bytes()[0] == 1500
+    await world.load()
+    await world.loaded.batcher.close()
+
+
 async def test_weights_over_the_limit_are_refused_with_the_numbers(tmp_path, device) -> None:
     world = World(tmp_path, device, gpu_mem_limit=100)
     with pytest.raises(LoadError, match=r"its weights take \d+ bytes, and gpu_mem_limit is 100"):
@@ -141,7 +151,7 @@ async def test_a_warm_up_that_does_not_fit_is_refused_with_the_numbers(tmp_path)
 
 
 async def test_a_device_that_breaks_fails_what_it_was_at_and_a_new_session_serves_on(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load()
     device.break_once("an illegal memory access was encountered")
     with pytest.raises(DeviceBrokenError, match="cuda:0: an illegal memory access"):
@@ -153,7 +163,7 @@ async def test_a_device_that_breaks_fails_what_it_was_at_and_a_new_session_serve
 
 
 async def test_a_batch_under_which_the_device_broke_runs_again_one_by_one(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load(batching=Batching(max_delay_seconds=60))  # so that all four come together
     device.break_once("an illegal memory access was encountered")
     await asyncio.gather(*(world.ask([n, 2, 3]) for n in range(4)))
@@ -162,7 +172,7 @@ async def test_a_batch_under_which_the_device_broke_runs_again_one_by_one(tmp_pa
 
 
 async def test_a_device_that_stays_broken_makes_the_canary_say_so(tmp_path, device) -> None:
-    world = World(tmp_path, device)
+    world = World(tmp_path, device, restart_sessions=True)
     await world.load()
     device.broken_by = "an illegal memory access was encountered"
     with pytest.raises(UnavailableError, match=r"a new session cannot be opened: .*illegal memory access.*restart the process"):
@@ -171,6 +181,18 @@ async def test_a_device_that_stays_broken_makes_the_canary_say_so(tmp_path, devi
     with pytest.raises(UnavailableError, match="restart the process"):
         await world.loaded.batcher.probe(10)
     assert world.events() == {"restart_failed": 1}  # not at once again
+    await world.loaded.batcher.close()
+
+
+async def test_nothing_is_opened_anew_unless_that_is_asked_for(tmp_path, device) -> None:
+    world = World(tmp_path, device)
+    await world.load()
+    device.break_once("an illegal memory access was encountered")
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"restart_sessions is off; .*restart the process"):
+            await world.ask([1, 2, 3])
+    assert len(device.ordered("providers")) == 1
+    assert world.events() == {"restart_failed": 1}
     await world.loaded.batcher.close()
 
 

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from fake_device import FakeAccelerator
+from fake_device import FakeAccelerator, reads_on_the_host
 from normserve_proto.tensors import DTYPES
 from normserve_server import operators
 from normserve_server.accelerators.host import Host
@@ -33,7 +33,7 @@ class Session:
         self.signature = Signature(*specs, 8)
         self.provider = "CPUExecutionProvider"
         self.compute = Compute(accelerator, accelerator.lane())
-        self._binding = ValueBinding(ort.InferenceSession(str(path), providers=[self.provider]), accelerator.where)
+        self._binding = ValueBinding(ort.InferenceSession(str(path), providers=[self.provider]), self.compute)
         self.read, self.written = {}, []
 
     def run_values(self, values):
@@ -122,6 +122,17 @@ def test_no_output_is_an_input_s_memory(tmp_path, device) -> None:
         array[...] = 0
     for output, right in zip(outputs, wanted.values(), strict=True):
         np.testing.assert_array_equal(output, right)
+
+
+def test_what_the_session_reads_on_the_host_is_there_before_it_is_bound(tmp_path, monkeypatch) -> None:
+    reads_on_the_host(monkeypatch, x=4)
+    ends = (("x", TensorProto.FLOAT),), (("y", TensorProto.FLOAT),)
+    session = Session(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], *ends, FakeAccelerator())
+    x = inputs()["x"]
+    (y,) = Joined(session, {}, {}).run({"x": x})
+    np.testing.assert_array_equal(y, x)
+    order = session.compute.accelerator.ordered("copy in", "synchronize", "copy out")
+    assert [what for what, *_ in order] == ["copy in", "synchronize", "copy out", "synchronize"]
 
 
 def test_halves_are_rounded_once(tmp_path) -> None:

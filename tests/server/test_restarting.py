@@ -1,6 +1,7 @@
 """Who opens a broken servable anew, and who waits for it."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Session:
     def run(self, inputs):
         self.runs += 1
         if self.error:
-            raise self.error
+            raise type(self.error)(*self.error.args)
         return [self.name]
 
 
@@ -51,6 +52,17 @@ def test_the_run_that_finds_it_broken_fails_and_the_next_one_works() -> None:
     assert opened.servable.run(X) == ["second"]
     assert opened.told == [RESTARTED]
     assert opened.servable.provider == "CUDAExecutionProvider"
+
+
+def test_the_broken_one_is_let_go_of_before_another_is_opened() -> None:
+    """There may not be room for both."""
+    opened, gone = Opened(), []
+    broken = weakref.ref(opened.broken)
+    del opened.broken
+    opened.servable._reopen = lambda: gone.append(broken() is None) or Session("second")
+    with pytest.raises(DeviceBrokenError):
+        opened.servable.run(X)
+    assert gone == [True]
 
 
 def test_an_error_of_the_model_is_no_reason() -> None:

@@ -71,6 +71,19 @@ def test_bfloat16_beside_other_inputs(tmp_path) -> None:
     assert load(path).run({"a": a, "b": b})[0].tolist() == [1.5, 4.0]
 
 
+@pytest.mark.parametrize("datatype", [datatype for datatype in DTYPES if datatype != "BYTES"])
+@pytest.mark.parametrize("laid_out", [lambda x: np.repeat(x, 2, axis=1)[:, ::2], np.asfortranarray], ids=["strided", "fortran"])
+def test_inputs_that_are_not_contiguous(tmp_path, datatype, laid_out) -> None:
+    nodes = [helper.make_node("Identity", [name], [name + "y"]) for name in "ab"]
+    ends = [[helper.make_tensor_value_info(n + end, ONNX_TYPES[datatype], ["batch", 50]) for n in "ab"] for end in ("", "y")]
+    session = load(save(tmp_path / "m.onnx", nodes, *ends))
+    for number in range(20):
+        given = [(np.arange(200).reshape(4, 50) % 100 + number + begin).astype(DTYPES[datatype]) for begin in (0, 1)]
+        outputs = session.run(dict(zip("ab", map(laid_out, given), strict=True)))
+        for output, x in zip(outputs, given, strict=True):
+            assert output.tobytes() == x.tobytes()
+
+
 def test_no_output_is_an_input_s_memory(tmp_path) -> None:
     """Inputs lie in buffers that the next batch is put into, before these outputs are sent."""
     kinds = {"a": TensorProto.BFLOAT16, "b": TensorProto.FLOAT, "s": TensorProto.FLOAT}
@@ -137,6 +150,20 @@ def test_a_failing_run_is_the_models_error(tmp_path) -> None:
     with pytest.raises(InternalError, match="onnxruntime: "):
         session.run({"x": np.array([7])})
     assert session.run({"x": np.array([1])})[0].tolist() == [2.0]
+
+
+def test_what_was_bound_is_forgotten(tmp_path) -> None:
+    session = load(identity(tmp_path / "m.onnx"))
+    session.run({"x": np.ones((1, 2), np.float32)})
+    with pytest.raises(InternalError, match="onnxruntime: "):
+        session.run({})
+
+
+def test_a_refusal_does_not_wait_for_the_device(tmp_path, monkeypatch) -> None:
+    device, refusal = FakeAccelerator(), InvalidRequestError("no")
+    session = load(identity(tmp_path / "m.onnx"), accelerator=device)
+    monkeypatch.setattr(device, "broken", pytest.fail)
+    assert session.failure(refusal) is refusal
 
 
 def test_strings_are_utf8(tmp_path) -> None:

@@ -40,7 +40,7 @@ class World:
     async def load(self, config: str) -> Loaded:
         (self.folder / "config.pbtxt").write_text(f"max_batch_size: 2 {config}")
         accelerators = Accelerators(lambda device: self.gpus[device.index])
-        settings = Settings(repository=(self.folder.parent,), fold=False)
+        settings = Settings(repository=(self.folder.parent,), fold=False, restart_sessions=True)
         metrics = Metrics(CollectorRegistry())
         loader = Loader(settings, Device(CUDA), metrics, "", asyncio.Semaphore(1), accelerators=accelerators)
         loaded = await loader.load(self.folder / "1", ("m", "1"), model_config.read(self.folder))

@@ -6,13 +6,17 @@ its inputs at once, after what its lane was told to wait for; what it writes is 
 """
 
 import ctypes
+import math
 import threading
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime as ort
 from normserve_server.accelerators.interface import DeviceMemoryError, Memory
 from normserve_server.calls import now
 from normserve_server.devices import CPU, CUDA, Device
+from onnxruntime.capi import _pybind_state, onnxruntime_pybind11_state
 
 
 class FakeEvent:
@@ -123,6 +127,7 @@ class FakeAccelerator:
         self.running = self.copying_in = lambda: None
         self.clock = clock
         self.turn = threading.RLock()
+        self.capturing = threading.Lock()
         self.cached_bytes = 0
         self.pageable_copies = 0
         self._staged = []
@@ -192,6 +197,26 @@ class FakeAccelerator:
     def ordered(self, *kinds):
         """The journal's entries of some kinds, without the lanes' numbers."""
         return [entry[1:] for entry in self.journal if entry[1] in kinds]
+
+
+def reads_on_the_host(monkeypatch, **itemsizes):
+    """Has sessions read some inputs on the host: what is bound for them on the device is copied in that moment."""
+
+    class Binding(onnxruntime_pybind11_state.SessionIOBinding):
+        def bind_input(self, name, device, element, shape, pointer):
+            if name in itemsizes:
+                size = math.prod(shape) * itemsizes[name]
+                copies.append(np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), np.uint8).copy())
+                pointer = copies[-1].ctypes.data
+            super().bind_input(name, device, element, shape, pointer)
+
+    def infos(session):
+        return [SimpleNamespace(name="elsewhere" if node.name in itemsizes else "Cpu") for node in session.get_inputs()]
+
+    copies = []
+    monkeypatch.setattr(ort.InferenceSession, "get_input_memory_infos", infos)
+    for module in (_pybind_state, onnxruntime_pybind11_state):
+        monkeypatch.setattr(module, "SessionIOBinding", Binding)
 
 
 class _Block:

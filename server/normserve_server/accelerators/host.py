@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Host:
     device = Device(CPU)
     apart = False
     where = ("cpu", 0)
+    capturing = Lock()
 
     def staging(self, nbytes: int) -> Array:
         """Gives memory."""

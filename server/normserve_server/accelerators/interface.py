@@ -7,6 +7,7 @@ touch the memory of a copy.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Protocol
 
 from normserve_proto.tensors import Array
@@ -89,6 +90,10 @@ class Accelerator(Protocol):
     @property
     def where(self) -> tuple[str, int]:
         """Where its memory is, as `Memory` has it: kind and index."""
+
+    @property
+    def capturing(self) -> Lock:
+        """Held by who captures a graph there: two at a time would spoil each other's."""
 
     def staging(self, nbytes: int) -> Array:
         """Gives host memory that it copies from and to without the host: uint8 [nbytes]. It goes with its last view.

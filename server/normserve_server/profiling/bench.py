@@ -13,6 +13,7 @@ import onnxruntime as ort
 from normserve_proto.tensors import Array
 
 from normserve_server.accelerators.interface import Accelerator, Memory
+from normserve_server.binding import hosted
 from normserve_server.calls import now
 from normserve_server.compute import graph
 from normserve_server.profiling.subject import Subject, complete
@@ -61,6 +62,7 @@ class Bench:
         self.session = ort.InferenceSession(str(subject.path), options, providers=providers)
         self.inputs = complete(self.session.get_inputs(), subject)
         self._accelerator = accelerator
+        self._hosted = hosted(self.session, accelerator.where)
         self._graph = graph(number)
         self._binding = self.session.io_binding()
         self._filled: list[tuple[Array, Array, Memory]] = []
@@ -97,9 +99,9 @@ class Bench:
         return self._landing
 
     def _bind(self, name: str, array: Array) -> None:
-        """Binds an input: to the host's memory where the device reads that, else to memory that each lap fills."""
+        """Binds an input: to the host's memory where the session reads that, else to memory that each lap fills."""
         memory = Memory(array.ctypes.data, array.nbytes, "cpu", 0, array)
-        if self._accelerator.apart:
+        if self._accelerator.apart and name not in self._hosted:
             memory = self._accelerator.memory(array.nbytes)
             self._filled.append((_bytes(array), self._accelerator.staging(array.nbytes), memory))
         element = _BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype.type

@@ -53,6 +53,24 @@ def test_tensorrt_is_there_or_the_model_is_refused(gpu: Cuda, monkeypatch: pytes
     assert options["user_compute_stream"] == str(0x5EED)
 
 
+@pytest.mark.parametrize(
+    ("words", "broken"),
+    [
+        ("CUDA error: operation not permitted when stream is capturing\nand more", None),
+        (
+            "CUDA error: an illegal memory access was encountered\nand more",
+            "CUDA error: an illegal memory access was encountered",
+        ),
+    ],
+)
+def test_a_graph_that_is_being_captured_breaks_nothing(gpu: Cuda, monkeypatch, words: str, broken: str | None) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(cuda.torch.cuda, "synchronize", fail)
+    assert gpu.broken() == broken
+
+
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 8 bytes", "CUDA error: out of memory"])
 def test_memory_that_is_not_there_is_told_with_the_numbers(gpu: Cuda, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from fake_device import FakeAccelerator, FakeLane
+from fake_device import FakeAccelerator, FakeLane, reads_on_the_host
 from normserve_server.accelerators.host import Host, HostLane
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.errors import InvalidRequestError, LoadError
@@ -53,6 +53,15 @@ def test_the_host_is_bound_to_its_own_memory(subject, monkeypatch):
     measured = measure(subject(), Host())
     assert measured.samples == 2
     assert measured.times.run > 0
+
+
+def test_what_the_session_reads_on_the_host_stays_there(subject, monkeypatch):
+    reads_on_the_host(monkeypatch, x=4)
+    device, x = FakeAccelerator(), np.arange(512, dtype=np.float32).reshape(2, 256)
+    bench = Bench(subject(x=x), device, ort.SessionOptions())
+    bench.lap()
+    np.testing.assert_array_equal(bench.outputs()[0].view(np.float32).reshape(2, 256), x + 7)
+    assert not device.ordered("copy in")
 
 
 def test_operators_are_told(subject):
