@@ -130,8 +130,9 @@ def write(events: Iterable[structlog.typing.EventDict]) -> None:
     """Writes many events, complete with what they have in common: to make that for each would be most of a line's cost."""
     render = structlog.get_config()["processors"][-1]
     lines = [render(None, event["level"], event) + b"\n" for event in events]
+    output = Output()
     for piece in pieces(lines):
-        Output().write(piece)
+        output.write(piece)
 
 
 def pieces(lines: Sequence[bytes]) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 A call is noted in passing and recorded within `FLUSH_SECONDS`: six histograms take longer than all else that the service does
 for a small request, and per call they would be written with cold caches. So would those of a few: the first call of a flush
-costs as much as the next fifty. Whoever reads what is recorded calls `flush` first.
+costs as much as the next fifty (with an access log, twenty-five). Whoever reads what is recorded calls `flush` first.
 """
 
 import asyncio

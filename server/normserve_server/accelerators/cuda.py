@@ -12,6 +12,7 @@ import onnxruntime as ort
 import torch
 from normserve_proto.tensors import Array
 
+from normserve_server.accelerators.cells import Cells
 from normserve_server.accelerators.interface import DeviceMemoryError, Memory
 from normserve_server.accelerators.tuning import Tuning
 from normserve_server.devices import CPU, CUDA, TENSORRT, Device
@@ -158,21 +159,8 @@ def cuda_options(tuning: Tuning) -> dict[str, str]:
     return {**options, "gpu_mem_limit": str(tuning.memory_limit_bytes)} if tuning.memory_limit_bytes else options
 
 
-class _Exposed:
-    """Memory as torch and others take it without a copy, whoever allocated it."""
-
-    def __init__(self, memory: Memory) -> None:
-        self.owner = memory.owner
-        self.__cuda_array_interface__ = {
-            "shape": (memory.nbytes,),
-            "typestr": "|u1",
-            "data": (memory.pointer, False),
-            "version": 3,
-        }
-
-
 def _tensor(memory: Memory) -> torch.Tensor:
-    return torch.as_tensor(_Exposed(memory), device=f"cuda:{memory.index}")
+    return torch.as_tensor(Cells(memory), device=f"cuda:{memory.index}")
 
 
 def _host(array: Array) -> torch.Tensor:

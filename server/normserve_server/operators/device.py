@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from normserve_proto.tensors import DTYPES, Array
 
+from normserve_server.accelerators.cells import Cells
 from normserve_server.accelerators.interface import Accelerator, Lane, Memory
 
 T = TypeVar("T")
@@ -113,19 +114,10 @@ def crossing(accelerator: Accelerator, lane: Lane) -> Iterator[Crossing]:
 
 def viewed(memory: Memory) -> torch.Tensor:
     """A device's memory as uint8 [nbytes], where it is; the tensor keeps it."""
-    cells = _Cells(memory)
+    cells = Cells(memory)
     if memory.kind == "cpu":
         return torch.from_numpy(np.asarray(cells))
     return torch.as_tensor(cells, device=f"{memory.kind}:{memory.index}")
-
-
-class _Cells:
-    """Memory by the interface that numpy takes for the host's, and torch for CUDA's."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        cells = {"shape": (memory.nbytes,), "typestr": "|u1", "data": (memory.pointer, False), "version": 3}
-        setattr(self, "__array_interface__" if memory.kind == "cpu" else "__cuda_array_interface__", cells)
 
 
 def _bytes(array: Array) -> Array:
