@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in settings.unknown_variables(os.environ):
         _log.warning("environment variable is no setting", name=name)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters is said by us
+    # A model is prepared by a program of its own, and uvloop forks to start it. gRPC would take that fork for one that goes on
+    # with gRPC: its half in the child reads from our callers' connections, or aborts the child.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     machine.raise_open_files()
     try:
         return _supervise(chosen) if chosen.workers > 1 else _serve(chosen, levels)
