@@ -35,8 +35,13 @@ run: install ## serve the digits network and show it answering
 train: install ## train the digits network again (about a minute)
 	@$(BIN)/python -m normserve_models.zoo.train
 
+# Two files at a time, in the order of their names: the quick ones of tests/server come late, and both processes end together.
+# Then, one by one, what holds a server's memory or patience to a bound, or counts the machine's shared memory: a neighbour would
+# be seen there.
+QUIET := $(addprefix tests/e2e/test_,chaos_channels.py chaos_clients.py memory.py normalize_stream.py overload.py shared_memory_clients.py swap.py)
 test: install ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(QUIET:%=--ignore=%)
+	@$(BIN)/python -m pytest $(QUIET)
 
 test-large: install ## models of more than 2 GiB; needs 6 GB of disk and 10 GB of memory
 	@$(BIN)/python -m pytest -m large

@@ -1,5 +1,7 @@
 """What many tests need: the digits network in a repository, and real servers."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,14 @@ from normserve.testing import RunningServer, running_server
 from onnx import TensorProto, helper
 
 WIDTH = 256
+
+# Where tests run side by side each process is given one, which rich keeps from its import on; here tests set their own.
+os.environ.pop("COLUMNS", None)
+
+os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"  # milliseconds that spans are collected for, instead of 5 s
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would each program that a test starts and stops by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

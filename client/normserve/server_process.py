@@ -139,8 +139,14 @@ class ServerProcess:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Finds a TCP port that nobody listens on now."""
-    with socket.create_server((host, 0)) as probe:
+    """Finds a TCP port that nobody listens on now.
+
+    A connection to it has just been closed from its side. So for a minute the system gives it to nobody who asks for any port,
+    and yet lets whoever asks for this one listen there.
+    """
+    with socket.create_server((host, 0)) as probe, socket.create_connection(probe.getsockname()[:2]):
+        accepted, _ = probe.accept()
+        accepted.close()
         port: int = probe.getsockname()[1]
         return port
 

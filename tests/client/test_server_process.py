@@ -121,6 +121,15 @@ def test_free_ports_are_free():
         pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give ports out by other rules")
+def test_a_free_port_is_given_to_nobody_else_for_a_while():
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+        other.bind(("127.0.0.1", port))  # as strict as one who asks for any port
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(ServerStartError, match="missing") as caught, running_server(tmp_path / "missing"):
         pytest.fail("it started")
