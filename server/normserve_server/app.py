@@ -20,7 +20,7 @@ import grpc
 import structlog
 from prometheus_client import CollectorRegistry
 
-from normserve_server import devices, loop_lag, memory, operators, preparation, transport
+from normserve_server import devices, direct_calls, loop_lag, memory, operators, preparation, transport
 from normserve_server.accelerators.interface import Accelerator
 from normserve_server.admission import Admission
 from normserve_server.background import Background
@@ -28,6 +28,7 @@ from normserve_server.built_in.models import BuiltInModels
 from normserve_server.canary import Canary
 from normserve_server.descriptions import Descriptions
 from normserve_server.devices import DeviceError
+from normserve_server.direct_calls import DirectCalls
 from normserve_server.errors import CODES, LoadError, StateError
 from normserve_server.health import Health
 from normserve_server.inference import InferenceServicer
@@ -121,7 +122,7 @@ class App:
             if settings.built_in_models
             else None
         )
-        self._grpc = self._grpc_server(version)
+        self._grpc, self._direct = self._grpc_server(version)
         self._open = False
 
     async def start(self) -> None:
@@ -168,6 +169,8 @@ class App:
         with contextlib.suppress(TimeoutError):  # some never stop calling
             await asyncio.wait_for(self._admission.quiet(QUIET_SECONDS), LAST_CALLS_SECONDS)
         await self._grpc.stop(LAST_CALLS_SECONDS)
+        if self._direct is not None:
+            await self._direct.stop()
         ended = True
         self._recorder.flush()
         closing = asyncio.create_task(self._telemetry.close())
@@ -202,7 +205,7 @@ class App:
         await asyncio.gather(self._control.close(), self._store.close())
         await self._normalizer.close()  # after the models, of which some run on its thread
 
-    def _grpc_server(self, version: str) -> grpc.aio.Server:
+    def _grpc_server(self, version: str) -> tuple[grpc.aio.Server, DirectCalls | None]:
         follows = self._settings.access_log or self._telemetry.spans is not None
         codes = CODES[self._settings.error_codes]
         door = Door(self._admission, self._recorder, codes, self._side.fan_out, follows=follows)
@@ -221,7 +224,8 @@ class App:
             door.service(NORMALIZERS, [self._normalizers()], NormalizerServicer.codecs),
         )
         options = transport.options(self._settings.keepalive_seconds, shares_port=self._side.shares_port)
-        return transport.server(options, handlers, self._health.servicer)
+        server = transport.server(options, handlers, self._health.servicer)
+        return server, direct_calls.of(server, door.answers) if self._settings.direct_calls else None
 
     def _normalizers(self) -> NormalizerServicer:
         return NormalizerServicer(self._store, self._normalizer, self._metrics, self._settings.max_queue_size)
@@ -242,6 +246,8 @@ class App:
 
     async def _accept(self, port: int, addresses: Mapping[str, str]) -> None:
         await self._grpc.start()
+        if self._direct is not None:
+            self._direct.start()
         _log.info("listening", grpc=joined(self._settings.host, port), **addresses)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -36,7 +37,8 @@ class Call:
         ran_alone: whether that run was for it only, and is not noted anywhere else.
         cut_short: "deadline" or "cancelled" where nobody waits for its answer any more; else empty.
         batch: whom it ran with; None where it was alone.
-        peer: its caller's address as gRPC writes it; and `parent`, what its caller was at. Only where somebody asks for them.
+        peer: gives its caller's address as gRPC writes it, until the call is noted; and `parent` is what its caller was at.
+            Only where somebody asks for them.
         trace_id: of its trace, 32 hexadecimal digits, once it is known to be traced; None where it is not.
         traced: whether it is, where that was to be known before its end; else None.
     """
@@ -51,7 +53,7 @@ class Call:
     ran_alone = False
     cut_short = ""
     batch: "Batch | None" = None
-    peer = ""
+    peer: Callable[[], str] = staticmethod(str)
     parent: Parent | None = None
     trace_id: str | None = None
     traced: bool | None = None

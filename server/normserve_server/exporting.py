@@ -17,7 +17,6 @@ from normserve_server.workers import Worker
 
 MOST_WAITING = 4096  # spans
 MOST_AT_ONCE = 128  # encoding holds the interpreter's lock, a few milliseconds for so many
-DELAY_MS = 500.0
 CLOSING_SECONDS = 2.0  # for what still waits, when the service stops
 GIVING_UP_SECONDS = 0.5  # for an export to notice that it is over
 
@@ -31,7 +30,7 @@ class Exporter:
 
     Args:
         endpoint: the collector, "http://host:port" or, with TLS, "https://…". OTEL_EXPORTER_OTLP_* say the rest: certificates,
-            headers, compression, the timeout.
+            headers, compression, the timeout; and OTEL_BSP_SCHEDULE_DELAY, for how many milliseconds spans are collected.
         count: is told what has become of so many spans: `EXPORTED`, `FAILED` or `DROPPED`. It is called from both threads.
     """
 
@@ -41,7 +40,7 @@ class Exporter:
         self._words = _LastWords()
         self._otlp = OTLPSpanExporter(endpoint)
         self._sender = _Sender(self._otlp, endpoint, count, self._words)
-        self._processor = BatchSpanProcessor(self._sender, MOST_WAITING, DELAY_MS, MOST_AT_ONCE)
+        self._processor = BatchSpanProcessor(self._sender, MOST_WAITING, max_export_batch_size=MOST_AT_ONCE)
 
     def put(self, spans: Sequence[ReadableSpan]) -> None:
         """Takes the spans of one call: all of them, or none where too many wait."""

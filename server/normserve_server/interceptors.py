@@ -1,11 +1,11 @@
 """The door between gRPC and the handlers: admission, deadline, parsing, errors to status codes, metrics.
 
 Handlers take a parsed request and a `Call`, and know nothing of gRPC. The door is built into the method table once, instead of
-being a `grpc.aio.ServerInterceptor`, which would be looked up again for each call.
+being a `grpc.aio.ServerInterceptor`, which would be looked up again for each call. Single calls come to it from `direct_calls`,
+or from grpc.aio as all streams do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -19,12 +19,12 @@ from normserve_server.outcomes import Outcomes
 from normserve_server.processes.fan_out import FanOut
 from normserve_server.recording import Recorder
 from normserve_server.streaming import Handler, Stream, StreamCodec, StreamMethod
-from normserve_server.trace_context import TRACEPARENT, Parent
-from normserve_server.trace_context import parent as parent_of
+from normserve_server.trace_context import parent
 
 Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
-Wrap: TypeAlias = Callable[..., "grpc.RpcMethodHandler[bytes, bytes]"]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+# Answers a message with bytes, or with None where it has told the context of an error.
+Answer: TypeAlias = Callable[[bytes, Any], Awaitable[bytes | None]]
 
 
 class Door:
@@ -36,6 +36,10 @@ class Door:
         codes: the table from exceptions to status codes.
         fan_out: what answers the calls that concern all processes; None where there is one.
         follows: whether calls know who called, and in which trace.
+
+    Attributes:
+        answers: of the unary methods of all services that were built, by path, such as
+            "/inference.GRPCInferenceService/ModelInfer".
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Door:
         self._codes = codes
         self._fan_out = fan_out
         self._follows = follows
+        self.answers: dict[str, Answer] = {}
 
     def service(
         self,
@@ -64,20 +69,16 @@ class Door:
             codecs: by RPC, how requests are parsed and responses serialized; protobuf's way where not given. One that streams
                 has to be given.
         """
-        wraps = {
-            method.name: self._wrap(method, getattr(servicer, method.name), (codecs or {}).get(method.name))
+        handlers = {
+            method.name: self._handler(method, getattr(servicer, method.name), (codecs or {}).get(method.name))
             for method in descriptor.methods
             for servicer in servicers
             if hasattr(servicer, method.name)
         }
-        if self._follows:
-            return _Following(descriptor.full_name, wraps)
-        return grpc.method_handlers_generic_handler(descriptor.full_name, {name: wrap() for name, wrap in wraps.items()})
+        return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
-    def unary(
-        self, name: str, handler: Handler, codec: Codec, parent: Parent | None = None
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Wraps a handler of single calls; of one call where it has a `parent`."""
+    def unary(self, name: str, handler: Handler, codec: Codec) -> Answer:
+        """Wraps a handler of single calls."""
         parse, serialize = codec
         admission, outcomes, follows = self._admission, self._outcomes, self._follows
 
@@ -86,9 +87,8 @@ class Door:
             call = Call(name)
             call.admitted_bytes = len(data)
             if follows:
-                call.peer = context.peer()
-                if parent is not None:
-                    call.parent = parent
+                call.peer = context.peer
+                call.parent = parent(context.invocation_metadata())
             try:
                 admission.enter(call.admitted_bytes)
                 # Not before the answer has been written: until then the call is in flight, and a drain waits for it.
@@ -104,48 +104,28 @@ class Door:
                 return response
             return await context.abort(refused.code, refused.text, refused.trailers)
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return answer
 
-    def stream(self, method: StreamMethod, parent: Parent | None = None) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Wraps a handler of the messages of a stream; of one stream where it has a `parent`."""
+    def stream(self, method: StreamMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Wraps a handler of the messages of a stream."""
 
         async def answer(_messages: object, context: Context) -> None:
-            caller = (context.peer(), parent) if self._follows else ("", None)
+            caller = (context.peer, parent(context.invocation_metadata())) if self._follows else (str, None)
             await Stream(context, method, self._admission, self._outcomes, *caller).run()
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
-    def _wrap(self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None) -> Wrap:
+    def _handler(
+        self, method: MethodDescriptor, handler: Handler, codec: Codec | StreamCodec | None
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         if isinstance(codec, StreamCodec):
-            return partial(self.stream, StreamMethod(method.name, handler, codec))
+            return self.stream(StreamMethod(method.name, handler, codec))
         codec = codec or _protobuf(method)
         if self._fan_out is not None:
             handler, codec = self._fan_out.replaced(method.name, handler, codec, self._codes)
-        return partial(self.unary, method.name, handler, codec)
-
-
-class _Following(grpc.GenericRpcHandler):
-    """A method table that reads the caller's trace context where gRPC has the metadata at hand; asking it once more costs 1 us.
-
-    Args:
-        service: its full name.
-        wraps: by RPC, what gives its handler, for any call or for the calls of one parent.
-    """
-
-    def __init__(self, service: str, wraps: Mapping[str, Wrap]) -> None:
-        self._table = {f"/{service}/{name}": (wrap, wrap()) for name, wrap in wraps.items()}
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Finds the handler of a call; None where another table has to."""
-        found = self._table.get(handler_call_details.method)
-        if found is None:
-            return None
-        wrap, handler = found
-        metadata = handler_call_details.invocation_metadata or ()
-        for name, _ in metadata:
-            if name == TRACEPARENT:
-                return wrap(parent_of(metadata))
-        return handler
+        answer = self.unary(method.name, handler, codec)
+        self.answers[f"/{method.containing_service.full_name}/{method.name}"] = answer
+        return grpc.unary_unary_rpc_method_handler(answer)
 
 
 def _protobuf(method: Any) -> Codec:

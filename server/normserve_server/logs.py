@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -116,35 +116,34 @@ def configure(level: str, style: str, **fields: Any) -> Levels:
 
 
 def common(level: str) -> dict[str, Any] | None:
-    """Gives what all events of now and of one level have in common; None where they are not wanted."""
+    """Gives what all events of one level have in common but for their moment; None where they are not wanted."""
     event: dict[str, Any] = {}
     try:
         for process in structlog.get_config()["processors"][:-1]:
             event = process(None, level, event)
     except structlog.DropEvent:
         return None
+    del event["timestamp"]
     return event
 
 
-def write(events: Iterable[structlog.typing.EventDict]) -> None:
-    """Writes many events, complete with what they have in common: to make that for each would be most of a line's cost."""
+def write(lines: bytes) -> None:
+    """Writes many events, each an object of JSON and a line: to make the events one by one would be most of their cost."""
     render = structlog.get_config()["processors"][-1]
-    lines = [render(None, event["level"], event) + b"\n" for event in events]
+    if render is not _json:
+        lines = b"".join([render(None, event["level"], event) + b"\n" for event in map(orjson.loads, lines.splitlines())])
     output = Output()
     for piece in pieces(lines):
         output.write(piece)
 
 
-def pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
-    """Joins lines to pieces of at most `PIPE_BYTES`; a longer line is one of its own."""
-    first, size = 0, 0
-    for position, line in enumerate(lines):
-        if size and size + len(line) > PIPE_BYTES:
-            yield b"".join(lines[first:position])
-            first, size = position, 0
-        size += len(line)
-    if size:
-        yield b"".join(lines[first:])
+def pieces(lines: bytes) -> Iterator[bytes]:
+    """Takes lines apart to pieces of at most `PIPE_BYTES`; a longer line is one of its own."""
+    first = 0
+    while first < len(lines):
+        end = lines.rfind(b"\n", first, first + PIPE_BYTES) + 1 or lines.index(b"\n", first) + 1
+        yield lines[first:end]
+        first = end
 
 
 def _columns() -> structlog.typing.Processor:
@@ -152,8 +151,13 @@ def _columns() -> structlog.typing.Processor:
     return lambda logger, level, event: renderer(logger, level, event).encode(encoding, "backslashreplace")
 
 
-def _json(_logger: object, _level: str, event: structlog.typing.EventDict) -> bytes:
+def as_json(event: structlog.typing.EventDict) -> bytes:
+    """Gives an event as JSON: in UTF-8, or escaped where it has what UTF-8 has not."""
     try:
         return orjson.dumps(event, default=repr)
     except TypeError:  # text that is no UTF-8, as in a file's name, or an integer of more than 64 bits
         return json.dumps(event, default=repr).encode()
+
+
+def _json(_logger: object, _level: str, event: structlog.typing.EventDict) -> bytes:
+    return as_json(event)

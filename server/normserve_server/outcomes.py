@@ -55,7 +55,12 @@ class Outcomes:
             raise error
         self._note(Answered(call, code, now() - call.started, bytes_in, 0))
         if refused is None:
-            raise error
+            try:
+                raise error
+            finally:
+                del (
+                    error
+                )  # else the error keeps this frame, which keeps it, and what was sent, until the garbage collector comes
         return refused
 
 

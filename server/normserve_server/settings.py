@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 for any free one")
     http_port: int = Field(8002, ge=0, le=65535, description="HTTP port of the page, /metrics and /health; 0 for any free one")
+    direct_calls: bool = Field(True, description="take single calls from gRPC's core; else through grpc.aio, which is slower")
     workers: int = Field(1, ge=1, le=256, description="serving processes; more than one share the gRPC port")
     worker_timeout_seconds: float = Field(
         30.0, ge=1, description="longest silence of one of several workers before it is killed and replaced"

@@ -147,7 +147,7 @@ class Spans:
             attributes[error_attributes.ERROR_TYPE] = code
         if call.request_id:
             attributes["normserve.request.id"] = call.request_id[:MAX_ID_CHARACTERS]
-        return attributes | _peer(call.peer) | _named(call.model, call.version) | _sized(_ran(call))
+        return attributes | _peer(call.peer()) | _named(call.model, call.version) | _sized(_ran(call))
 
     def _phase(self, phase: str, call: Call, parent: SpanContext, times: tuple[int, int]) -> ReadableSpan:
         context = SpanContext(

@@ -71,7 +71,7 @@ class Stream:
         method: what it calls.
         admission: what decides whether a message is taken on.
         outcomes: where each message's end is noted.
-        peer: who called, and `parent`, in which trace; each message is a call of theirs.
+        peer: tells who called, and `parent`, in which trace; each message is a call of theirs.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stream:
         method: StreamMethod,
         admission: Admission,
         outcomes: Outcomes,
-        peer: str = "",
+        peer: Callable[[], str] = str,
         parent: Parent | None = None,
     ) -> None:
         self._context = context
@@ -129,8 +129,7 @@ class Stream:
 
     def _take(self, data: bytes) -> None:
         message = _Message(Call(self._method.name, self._deadline), len(data))
-        if self._peer:
-            message.call.peer, message.call.parent = self._peer, self._parent
+        message.call.peer, message.call.parent = self._peer, self._parent
         message.reply = asyncio.create_task(self._replied(data, message))
         self._messages.append(message)
         self._held_bytes += len(data)

@@ -33,15 +33,14 @@ class Parent(NamedTuple):
 
 def parent(metadata: Iterable[tuple[str, str | bytes]] | None) -> Parent | None:
     """Reads a call's metadata; None where it has no trace context, or one that is malformed."""
-    traceparent, states = None, []
     for key, value in metadata or ():
         if key == TRACEPARENT:
-            traceparent = value
-        elif key == TRACESTATE:
-            states.append(str(value))
-    if not isinstance(traceparent, str):
-        return None
-    form = _FORM.fullmatch(traceparent)
+            return _read(value, metadata or ())
+    return None
+
+
+def _read(traceparent: str | bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Parent | None:
+    form = _FORM.fullmatch(traceparent) if isinstance(traceparent, str) else None
     if form is None or (form[1] == "00" and form[5]):
         return None
-    return Parent(form[2], form[3], int(form[4], 16), ",".join(states))
+    return Parent(form[2], form[3], int(form[4], 16), ",".join(str(value) for key, value in metadata if key == TRACESTATE))

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import grpc
 import structlog
 
 from normserve_server import access
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError
+from normserve_server.trace_context import Parent
 
 if TYPE_CHECKING:
     from normserve_server.spans import Spans  # OpenTelemetry is only imported where spans are exported
@@ -27,6 +29,7 @@ FIXED = {"trace_file": "", "log_frequency": "0", "trace_mode": "triton"}
 OPENTELEMETRY = "opentelemetry"  # the trace_mode where spans are exported
 MAX_DIGITS = 18
 
+_NEVER = 2**62
 _ALL = ""  # the scope of every model without settings of its own
 _NO_LIMIT = -1
 
@@ -34,23 +37,29 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Sampler:
-    """Takes one of `rate` requests while `left` is not 0; negative for no limit."""
+class Sampler:
+    """Takes requests, while it is on.
+
+    Attributes:
+        rate: it takes one of so many.
+        left: how many it may still take; negative for no limit.
+        until: how far off the next one is, at least 1.
+    """
 
     on: bool
     rate: int
     left: int
-    seen: int = 0
+    until: int
 
     @property
     def active(self) -> bool:
+        """Whether it may still take one."""
         return self.on and self.left != 0
 
-    def take(self) -> bool:
-        if not self.on or self.left == 0:
-            return False
-        self.seen += 1
-        if self.seen % self.rate:
+    def taken(self) -> bool:
+        """Whether the request is taken that `until` has come down to."""
+        self.until = self.rate
+        if not self.active:
             return False
         self.left -= self.left > 0
         return True
@@ -101,6 +110,16 @@ class Traces:
             del self._own[model], self._samplers[model]
         self._see()
 
+    def sampler(self, call: Call) -> Sampler | None:
+        """Gives what picks calls like this one, for as long as the settings are as they are; None where none is traced.
+
+        A call whose turn has not come, which nobody has decided on and which was in no batch needs no `note`, if `until` of
+        this is brought down for it.
+        """
+        if not self.on:
+            return None
+        return Sampler(on=False, rate=_NEVER, left=0, until=_NEVER) if call.statistics is None else self._sampler_of(call)
+
     def decide(self, call: Call) -> None:
         """Decides whether a call is traced, before it has ended.
 
@@ -109,30 +128,34 @@ class Traces:
         if call.traced is None:
             call.traced = self._wants(call)
 
-    def note(self, call: Call, code: str, seconds: float) -> None:
+    def note(self, call: Call, code: grpc.StatusCode, seconds: float) -> None:
         """Writes a finished call down if it is traced."""
-        spans = self._spans
         if self._wants(call) if call.traced is None else call.traced:
-            if spans is None or call.parent is None:
-                _log.info("trace", **access.told(call, code, seconds))
-                self._see()
-            if spans is not None:
-                spans.add(call, code, seconds)
-        if spans is not None and call.batch is not None:
-            spans.note(call.batch, call.model, call.version)
+            self._write(call, code, seconds)
+        if call.batch is not None and self._spans is not None:
+            self._spans.note(call.batch, call.model, call.version)
+
+    def _write(self, call: Call, code: grpc.StatusCode, seconds: float) -> None:
+        if self._spans is None or call.parent is None:
+            _log.info("trace", **access.told(call, code.name, seconds))
+            self._see()
+        if self._spans is not None:
+            self._spans.add(call, code.name, seconds)
+
+    def _sampler_of(self, call: Call) -> Sampler:
+        return self._samplers.get(call.model) or self._samplers[_ALL]
 
     def _wants(self, call: Call) -> bool:
-        sampler = self._samplers.get(call.model) or self._samplers[_ALL]
-        spans, parent = self._spans, call.parent
-        if spans is not None and parent is not None:
-            if sampler.on and parent.sampled:
-                call.trace_id = parent.trace_id
-                return True
+        sampler = self._sampler_of(call)
+        if call.parent is not None and self._spans is not None:
+            return sampler.on and _as_its_caller(call, call.parent)
+        if call.statistics is None:
             return False
-        if call.statistics is None or not sampler.take():
+        sampler.until -= 1
+        if sampler.until or not sampler.taken():
             return False
-        if spans is not None:
-            call.trace_id = spans.trace_id()
+        if self._spans is not None:
+            call.trace_id = self._spans.trace_id()
         return True
 
     def _see(self) -> None:
@@ -146,15 +169,21 @@ class Traces:
         """Whether a scope's count is what has been set for `changed`."""
         return scope == changed or (changed == _ALL and "trace_count" not in self._own[scope])
 
-    def _renewed(self, scope: str, *, count_changed: bool) -> _Sampler:
+    def _renewed(self, scope: str, *, count_changed: bool) -> Sampler:
         sampler = _sampler(self._effective(scope))
         if not count_changed:
             sampler.left = self._samplers.get(scope, self._samplers[_ALL]).left
         return sampler
 
 
-def _sampler(settings: Mapping[str, str]) -> _Sampler:
-    return _Sampler(settings["trace_level"] == TIMESTAMPS, int(settings["trace_rate"]), int(settings["trace_count"]))
+def _sampler(settings: Mapping[str, str]) -> Sampler:
+    rate = int(settings["trace_rate"])
+    return Sampler(settings["trace_level"] == TIMESTAMPS, rate, int(settings["trace_count"]), until=rate)
+
+
+def _as_its_caller(call: Call, parent: Parent) -> bool:
+    call.trace_id = parent.trace_id if parent.sampled else None
+    return parent.sampled
 
 
 def _check(name: str, value: str | None, fixed: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -10,13 +11,25 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from normserve.testing import RunningServer
+from normserve.testing import RunningServer, running_server
 from normserve_proto import normalization_pb2 as npb
 from normserve_proto import open_inference_pb2 as pb
 from normserve_proto.normalization_pb2_grpc import NormalizationServiceStub
 from normserve_proto.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture(scope="module", params=["direct calls", "through grpc.aio"])
+def digits_server(
+    request: pytest.FixtureRequest, digits_server: RunningServer, digits_repository: Path, cache_dir: Path
+) -> Iterator[RunningServer]:
+    """Handlers and callers see no difference between the two ways."""
+    if request.param == "direct calls":
+        yield digits_server
+        return
+    with running_server(digits_repository, arguments=("--cache-dir", str(cache_dir), "--no-direct-calls")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,11 @@ def answered(trace_id: str | None, seconds: float, model: str = "m") -> Answered
     return Answered(call, grpc.StatusCode.OK, seconds, 1, 1)
 
 
-def recorded(*calls: Answered) -> Metrics:
+async def recorded(*calls: Answered) -> Metrics:
     metrics = Metrics(CollectorRegistry())
     recorder = Recorder(metrics, Traces())
     for call in calls:
-        recorder._noted.append(call)
+        recorder.note(call)
     recorder.flush()
     return metrics
 
@@ -41,36 +41,36 @@ def found(metrics: Metrics) -> dict[str, tuple[str, float]]:
     return {le: (exemplar.labels["trace_id"], exemplar.value) for le, exemplar in told}
 
 
-def test_a_traced_call_is_shown_beside_its_bucket() -> None:
-    metrics = recorded(answered(None, 0.002), answered(TRACE, 0.6), answered(None, 0.6))
+async def test_a_traced_call_is_shown_beside_its_bucket() -> None:
+    metrics = await recorded(answered(None, 0.002), answered(TRACE, 0.6), answered(None, 0.6))
     assert found(metrics) == {"0.75": (TRACE, 0.6)}
     assert TRACE not in plain(metrics.registry).decode()
 
 
-def test_a_call_on_a_bound_is_in_the_bucket_that_ends_there() -> None:
-    assert found(recorded(answered(TRACE, 0.75))) == {"0.75": (TRACE, 0.75)}
+async def test_a_call_on_a_bound_is_in_the_bucket_that_ends_there() -> None:
+    assert found(await recorded(answered(TRACE, 0.75))) == {"0.75": (TRACE, 0.75)}
 
 
-def test_the_last_one_stays() -> None:
-    assert found(recorded(answered("a" * 32, 0.6), answered(TRACE, 0.7))) == {"0.75": (TRACE, 0.7)}
+async def test_the_last_one_stays() -> None:
+    assert found(await recorded(answered("a" * 32, 0.6), answered(TRACE, 0.7))) == {"0.75": (TRACE, 0.7)}
 
 
-def test_without_traces_there_are_none() -> None:
-    metrics = recorded(answered(None, 0.6))
+async def test_without_traces_there_are_none() -> None:
+    metrics = await recorded(answered(None, 0.6))
     assert found(metrics) == {}
     assert metrics.exemplars.all() == []
 
 
-def test_they_go_with_their_version() -> None:
-    metrics = recorded(answered(TRACE, 0.6), answered(TRACE, 0.6, "other"))
+async def test_they_go_with_their_version() -> None:
+    metrics = await recorded(answered(TRACE, 0.6), answered(TRACE, 0.6, "other"))
     metrics.forget("m", "1")
     assert [one.model for one in metrics.exemplars.all()] == ["other"]
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_of_several_workers_the_latest_is_shown(first: int) -> None:
+async def test_of_several_workers_the_latest_is_shown(first: int) -> None:
     """They travel in the workers' states, as JSON."""
-    workers = [recorded(answered("a" * 32, 0.6)), recorded(answered(TRACE, 0.7))]
+    workers = [await recorded(answered("a" * 32, 0.6)), await recorded(answered(TRACE, 0.7))]
     states = [State(exemplars=list(worker.exemplars.all())) for worker in workers]
     states = [unpacked(json.dumps(json.loads(state.packed())).encode()) for state in states]
     whole = together([states[first], states[1 - first]])

@@ -100,6 +100,19 @@ async def test_a_call_that_nobody_waits_for_counts_under_the_phase_it_was_in(lef
     }
 
 
+async def test_a_call_may_go_on_after_it_was_noted() -> None:
+    """Nobody waits for it any more, and its batch still runs."""
+    statistics = Statistics()
+    recorder = Recorder(Metrics(CollectorRegistry()), Traces())
+    left = answered(INTERNAL, statistics)
+    recorder.note(left)
+    left.call.lap("compute")
+    left.call.laps, left.call.ran_alone = Laps(0.1, 0.2, 0.3), True
+    recorder.note(answered(OK, statistics))
+    recorder.flush()
+    assert (statistics.fail.count, statistics.success.count, statistics.executions) == (1, 1, 0)
+
+
 async def test_models_are_kept_apart() -> None:
     registry = CollectorRegistry()
     recorder = Recorder(Metrics(registry), Traces())

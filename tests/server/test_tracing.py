@@ -1,5 +1,6 @@
 from typing import Any
 
+import grpc
 import pytest
 from normserve_server.calls import Call
 from normserve_server.errors import InvalidRequestError
@@ -23,7 +24,7 @@ def finished(model: str, request_id: str = "7") -> Call:
 def traced(traces: Traces, model: str, requests: int) -> int:
     with capture_logs() as lines:
         for _ in range(requests):
-            traces.note(finished(model), "OK", 0.002)
+            traces.note(finished(model), grpc.StatusCode.OK, 0.002)
     return len(lines)
 
 
@@ -42,7 +43,7 @@ def test_a_line_has_the_request_and_its_phases_in_microseconds() -> None:
     traces = Traces()
     traces.update("", ALL_ON)
     with capture_logs() as lines:
-        traces.note(finished("m", "x" * 1000), "NOT_FOUND", 0.002)
+        traces.note(finished("m", "x" * 1000), grpc.StatusCode.NOT_FOUND, 0.002)
     names: dict[str, Any] = {"model": "m", "version": "1", "method": "ModelInfer", "id": "x" * 256, "code": "NOT_FOUND"}
     times = {"decode_us": 20.0, "compute_us": 1500.0, "total_us": 2000.0}
     assert lines == [{"event": "trace", "log_level": "info", **names, **times}]
@@ -67,7 +68,7 @@ def test_calls_that_are_no_inference_of_a_known_version_are_not_traced() -> None
     traces = Traces()
     traces.update("", ALL_ON)
     with capture_logs() as lines:
-        traces.note(Call("ServerLive"), "OK", 0.1)
+        traces.note(Call("ServerLive"), grpc.StatusCode.OK, 0.1)
     assert not lines
 
 

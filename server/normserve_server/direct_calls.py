@@ -1,0 +1,288 @@
+"""Unary calls taken from gRPC's completion queue, past `grpc.aio`.
+
+What grpc.aio does for a call takes three times as long as what gRPC's core does for it. So the core is asked to give the calls
+of our unary methods to a completion queue of our own, which a thread waits at; the event loop gets their messages, many at a
+time, and answers each by one batch of operations. Streams, and the services that are not ours, stay with grpc.aio, on the same
+server and port. ADR 17.
+
+This is what grpcio's own servers are built on, and private to it: `core` finds out whether it is there.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import sys
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import structlog
+
+from normserve_server.calls import now
+from normserve_server.interceptors import Answer
+
+try:
+    from grpc._cython import cygrpc  # type: ignore[attr-defined]
+except ImportError:
+    cygrpc = None
+
+REQUESTED = 4  # calls of a method that the core may hand over before it is asked for more
+# A thread that wants to run Python waits so long for one that does, and this module's wants to for each call: where a thread
+# computes in Python, calls are answered nine times as often as with the interpreter's own 5 ms, and as often where none does.
+SWITCH_SECONDS = 5e-4
+TURN_SECONDS = 2e-3  # after so long a turn of the loop is left to all else that waits for one
+STOP_SECONDS = 5.0
+_NO_FLAGS = 0
+_CLOSED, _RECEIVED = "closed", "received"
+_NEVER = 2.0**62  # seconds; the core has the last one that it can count where there is no deadline
+_OK, _CANCELLED, _INTERNAL = (
+    code.value[0] for code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+)
+_UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
+_OPERATIONS = ("ReceiveCloseOnServer", "ReceiveMessage", "SendInitialMetadata", "SendMessage", "SendStatusFromServer")
+_SERVER = ("register_method", "register_completion_queue", "request_registered_call")
+
+_log = structlog.get_logger(__name__)
+
+
+def of(server: grpc.aio.Server, answers: Mapping[str, Answer]) -> "DirectCalls | None":
+    """Has the calls that there are answers for, by path, come past grpc.aio; None where this grpcio does not allow that."""
+    found = core(server)
+    if found is None:
+        _log.warning("calls go through grpc.aio, which is slower: this grpcio has no core where it was looked for")
+    return None if found is None else DirectCalls(found, answers)
+
+
+def core(server: grpc.aio.Server) -> Any | None:
+    """Gives the server of gRPC's core that is behind one of grpc.aio; None where this grpcio has not all that is used here."""
+    names = ("CompletionQueue", "CompletionType", "Server", *(f"{name}Operation" for name in _OPERATIONS))
+    if not all(hasattr(cygrpc, name) for name in names) or not hasattr(cygrpc.CompletionType, "queue_shutdown"):
+        return None
+    found = [one for one in gc.get_referents(getattr(server, "_server", None)) if isinstance(one, cygrpc.Server)]
+    return found[0] if len(found) == 1 and all(hasattr(found[0], name) for name in _SERVER) else None
+
+
+class DirectCalls:
+    """Takes the calls of some unary methods from the core, for one event loop.
+
+    Args:
+        server: the core's, not started.
+        answers: by path, such as "/inference.GRPCInferenceService/ModelInfer", what answers; it runs on the loop.
+    """
+
+    def __init__(self, server: Any, answers: Mapping[str, Answer]) -> None:
+        self._server = server
+        self._answers = answers
+        self._queue = cygrpc.CompletionQueue()
+        self._messages: deque[tuple[DirectCall, Any]] = deque()
+        self._closed: deque[tuple[DirectCall, Any]] = deque()
+        self._awake = False
+        self._open = True
+        self._opening = threading.Lock()  # held while the queue is used by the thread, or ends: gRPC aborts where both happen
+        self._thread = threading.Thread(target=self._poll, name="direct-calls", daemon=True)
+        server.register_completion_queue(self._queue)
+        for path in answers:
+            server.register_method(path)
+
+    def start(self) -> None:
+        """Takes calls from now on; the server has been started."""
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._loop = asyncio.get_running_loop()
+        for path in self._answers:
+            for _ in range(REQUESTED):
+                self._request(path)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Ends, after the server was stopped; calls that go on have nobody to answer any more."""
+        with self._opening:
+            self._open = False
+            self._queue.shutdown()
+        if self._thread.ident is not None:  # it was started
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+
+    def perform(self, call: Any, operations: Sequence[Any]) -> None:
+        """Has the core perform operations of a call, unless the end has come; on the loop."""
+        if self._open:
+            call.start_server_batch(operations, None)
+
+    def _request(self, path: str) -> None:
+        self._server.request_registered_call(self._queue, self._queue, path, path)
+
+    def _poll(self) -> None:
+        """Waits for what the core has done, and hands it to the loop. A tag is a path, or a call and what has come of it."""
+        while True:
+            event = None  # the last one holds its call, which the core would keep
+            try:
+                event = self._queue.poll()
+                if event.completion_type == cygrpc.CompletionType.queue_shutdown:
+                    return
+                self._sort(event)
+            except Exception:  # noqa: BLE001 - such as a message that there is no memory for; its call still tells of its end
+                with contextlib.suppress(Exception):
+                    _log.exception("an event of a call was lost")
+
+    def _sort(self, event: Any) -> None:
+        if isinstance(event.tag, str):
+            if event.success:  # else the server ends
+                self._begin(event.tag, event)
+        elif event.tag is not None:
+            call, kind = event.tag
+            (self._closed if kind is _CLOSED else self._messages).append((call, event.batch_operations[0]))
+            if not self._awake:
+                self._awake = True
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _begin(self, path: str, event: Any) -> None:
+        call = DirectCall(event, self._answers[path], self.perform)
+        with self._opening:
+            if not self._open:
+                return
+            with contextlib.suppress(ValueError):  # the server ends
+                self._request(path)
+            event.call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), (call, _CLOSED))
+            event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), (call, _RECEIVED))
+
+    def _tell(self) -> None:
+        """Tells calls what has come, for `TURN_SECONDS`. Ends go first: what is over is to be let go before more begins."""
+        self._awake = False
+        until = now() + TURN_SECONDS
+        try:
+            while self._closed or (self._messages and now() < until):
+                if self._closed:
+                    call, operation = self._closed.popleft()
+                    call.closed(operation)
+                else:
+                    call, operation = self._messages.popleft()
+                    call.received(operation)
+        finally:
+            if (self._closed or self._messages) and not self._awake:
+                self._awake = True
+                self._loop.call_soon(self._tell)
+
+
+class DirectCall:
+    """One call, with what handlers use of a `grpc.aio.ServicerContext`.
+
+    Args:
+        event: what the core told of it.
+        answer: answers its message.
+        perform: has the core perform operations of its call.
+    """
+
+    __slots__ = ("_answer", "_call", "_closed", "_deadline", "_done", "_ended", "_metadata", "_perform", "_sent", "_task")
+
+    def __init__(self, event: Any, answer: Answer, perform: Callable[[Any, Sequence[Any]], None]) -> None:
+        self._perform = perform
+        self._call = event.call
+        self._deadline = event.call_details.deadline
+        self._metadata: tuple[tuple[str, str | bytes], ...] = event.invocation_metadata
+        self._answer = answer
+        self._task: asyncio.Task[None] | None = None
+        self._done: Callable[[Any], None] | None = None
+        self._closed = False
+        self._ended = False
+        self._sent = False
+
+    def received(self, operation: Any) -> None:
+        """Answers the message; without a task until the first wait, because most answers have none."""
+        data = operation.message()
+        if data is None:  # it has none, or the caller is about to leave
+            self._send(_INTERNAL, b"the call has no message", ())
+            self._end()
+            return
+        answering, context = self._run(data), contextvars.copy_context()
+        try:
+            waited = context.run(answering.send, None)
+        except (StopIteration, asyncio.CancelledError):
+            return
+        self._task = asyncio.get_running_loop().create_task(_rest(answering, waited), context=context)
+
+    def closed(self, operation: Any) -> None:
+        """The caller has its answer, or will not take any."""
+        self._closed = True
+        if self._ended:
+            self._finish()
+        elif self._task is not None and operation.cancelled():
+            asyncio.get_running_loop().call_soon(self._task.cancel)  # not before its first step, which is to wait
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What the caller sent beside its message."""
+        return self._metadata
+
+    def peer(self) -> str:
+        """The caller's address, as gRPC writes it."""
+        address: bytes = self._call.peer()
+        return address.decode()
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, ≥ 0; None without one.
+
+        Raises:
+            CancelledError: the caller has left before.
+        """
+        remaining = None if self._deadline > _NEVER else max(self._deadline - time.time(), 0.0)
+        if self._closed and remaining != 0:
+            raise asyncio.CancelledError
+        return remaining
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Is called, with nothing that is of use, once the call is over and its answer is written."""
+        self._done = callback
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Iterable[tuple[str, str]]) -> None:
+        """Ends the call with an error; unlike grpc.aio's it returns."""
+        self._send(code.value[0], details.encode(errors="replace"), tuple(trailing_metadata))
+
+    async def _run(self, data: bytes) -> None:
+        try:
+            response = await self._answer(data, self)
+            if response is not None:
+                self._send(_OK, b"", (), cygrpc.SendMessageOperation(response, _NO_FLAGS))
+        except Exception as error:  # noqa: BLE001 - whatever it is, its caller waits
+            _log.exception("a call was not answered")
+            self._send(_UNKNOWN, f"{type(error).__name__} while answering".encode(), ())
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._sent:
+            self._send(_CANCELLED, b"", ())
+        self._ended, self._task = True, None
+        if self._closed:
+            self._finish()
+
+    def _send(self, code: int, details: bytes, trailing_metadata: tuple[tuple[str, str], ...], *message: Any) -> None:
+        status = cygrpc.SendStatusFromServerOperation(trailing_metadata, code, details, _NO_FLAGS)
+        if not self._sent:
+            self._perform(self._call, (cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS), *message, status))
+        self._sent = True
+
+    def _finish(self) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(self)
+
+
+async def _rest(answering: Coroutine[Any, Any, None], waited: Any) -> None:
+    """What is left of a coroutine that has run to its first wait, for a task."""
+    await _resumed(answering, waited)
+
+
+@types.coroutine
+def _resumed(answering: Coroutine[Any, Any, None], waited: Any) -> Generator[Any, Any, None]:
+    try:
+        while True:
+            try:
+                sent = yield waited
+            except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                waited = answering.throw(error)
+            else:
+                waited = answering.send(sent)
+    except StopIteration:
+        return
