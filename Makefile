@@ -7,8 +7,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REPOSITORY := models/repository
 
-.PHONY: help install run test test-large test-containers check format lint types stubs dashboards train bench bench-swap \
-	bench-shared-memory bench-models bench-normalization bench-normalizers bench-rivals bench-folding bench-gpu test-gpu up down clean
+.PHONY: help install run test test-large test-containers check format lint types stubs dashboards train bench bench-batching \
+	bench-swap bench-shared-memory bench-models bench-normalization bench-normalizers bench-rivals bench-folding bench-gpu \
+	test-gpu up down clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -78,6 +79,9 @@ check: lint types stubs test ## what CI runs: format, lint, types, stubs drift, 
 
 bench: install ## our figures beside their floor and ceiling; options: BENCH="small --markdown"
 	@$(BIN)/python benchmarks/serving.py $(BENCH)
+
+bench-batching: install ## what batching costs a service with one caller
+	@$(BIN)/python benchmarks/batching.py $(BENCH)
 
 bench-swap: install ## what callers notice of a new version
 	@$(BIN)/python benchmarks/swap.py $(BENCH)

@@ -39,7 +39,7 @@ from serving_tools.questions import (
 from serving_tools.report import NOTICE, Sheet
 from serving_tools.subjects import COLLECTOR, ECHO, SERVER, remotes
 
-UNBATCHED, WORKERS, UNMEASURED = "batching off", "2 workers", "metrics off"
+WORKERS, UNMEASURED = "2 workers", "metrics off"
 AGAIN, OBSERVED, LOGGED = "metrics off, again", "metrics and traces", "metrics, traces and access log"
 TRACED = ("--otlp-endpoint", COLLECTOR, "--trace-rate", "1000")
 QUESTIONS = {
@@ -71,13 +71,6 @@ QUESTIONS = {
         [Comparison("rate", WORKERS, ECHO, {}), Comparison("rate", WORKERS, SERVER, {16: 1, 64: 1})],
         servers={SERVER: (), WORKERS: ("--workers", "2")},
         spread=True,
-    ),
-    "batching": Question(
-        "what batching costs an idle service",
-        SMALL,
-        (1,),
-        [Comparison("p50_ms", SERVER, UNBATCHED, {1: 1.02})],
-        servers={SERVER: (), UNBATCHED: ("--default-max-batch-size", "1")},
     ),
     "metrics": Question(
         "what metrics cost",
