@@ -2,7 +2,8 @@
 
 One server has the same network three times: twice with batching on, and once with it off. One caller calls each for a moment,
 in turns; so the server process, its memory and its connection are the same for all, which two servers of one kind would not
-have. The floor of the comparison is what the two with batching on differ by; the echo stands beside them.
+have. The floor of the comparison is what the two with batching on differ by. There is no echo: whichever had its turn behind
+it, the server having rested, would be slower.
 
     python benchmarks/batching.py
     python benchmarks/batching.py --network resnet50 --seconds 2
@@ -18,28 +19,23 @@ from rich.progress import Progress
 from serving_tools import figures, h2load, models, report
 from serving_tools.figures import Figure
 from serving_tools.models import OUT, RESNET50, SMALL, Model
-from serving_tools.other_servers import PATH, other_server
 from serving_tools.report import NOTICE, Sheet
-from serving_tools.subjects import ECHO, INFER, Remote, call, free_address, our_server
+from serving_tools.subjects import INFER, Remote, call, our_server
 
 ON, AGAIN, OFF = "batching on", "batching on, again", "batching off"
 NETWORKS = {model.name: model for model in (SMALL, RESNET50)}
-CONFIGS = {ON: "", AGAIN: "", OFF: "max_batch_size: 1"}
+CONFIGS = {ON: "", OFF: "max_batch_size: 1", AGAIN: ""}
 TARGET = 1.01
 
 
 @contextmanager
 def subjects(network: Model, flags: list[str]) -> Iterator[dict[str, Remote]]:
-    """The server's three models, and the echo."""
+    """The server's three models."""
     named = {subject: replace(network, name=f"{network.name}_{number}") for number, subject in enumerate(CONFIGS)}
     with our_server(repository(network, named), flags) as ours:
         bodies = {who: h2load.write_body(model.request(), OUT / "requests" / model.name) for who, model in named.items()}
         size = len(call(ours.address, INFER, named[ON].request()))
-        with other_server("echo", free_address(), size) as echo:
-            yield {
-                **{who: Remote(ours, INFER, body, size) for who, body in bodies.items()},
-                ECHO: Remote(echo, PATH, bodies[ON], size),
-            }
+        yield {who: Remote(ours, INFER, body, size) for who, body in bodies.items()}
 
 
 def repository(network: Model, named: dict[str, Model]) -> Path:

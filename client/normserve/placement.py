@@ -20,10 +20,24 @@ _REGION, _OFFSET, _BYTE_SIZE = "shared_memory_region", "shared_memory_offset", "
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer: its outputs, and the version that gave them."""
+    """An answer: its outputs, and the version that gave them.
+
+    Attributes:
+        version: likewise.
+        outputs: by name, read-only.
+        memory: a slot's, of which outputs are views; None where all of them came in the message.
+    """
 
     version: str
     outputs: dict[str, Array]
+    memory: Array | None = None
+
+    def copied(self) -> "Answer":
+        """Gives the answer without the slot."""
+        outputs = {name: array.copy() for name, array in self.outputs.items()}
+        for array in outputs.values():
+            array.flags.writeable = False
+        return Answer(self.version, outputs)
 
     def sizes(self) -> dict[str, int]:
         """Gives the bytes that each output takes; 0 for BYTES, which take others every time."""
@@ -91,20 +105,19 @@ class Arrangement:
         response, raw = answers.split(data)
         if len(raw) != len(response.outputs):
             raise TensorError(f"{len(response.outputs)} outputs but {len(raw)} raw contents")
-        outputs = {output.name: self._output(output, own, slot) for output, own in zip(response.outputs, raw, strict=True)}
-        return Answer(response.model_version, outputs)
+        memory = slot.memory() if self.receives else None
+        outputs = {output.name: self._output(output, own, memory) for output, own in zip(response.outputs, raw, strict=True)}
+        return Answer(response.model_version, outputs, memory)
 
-    def _output(self, output: pb.ModelInferResponse.InferOutputTensor, own: Buffer, slot: Slot) -> Array:
+    def _output(self, output: pb.ModelInferResponse.InferOutputTensor, own: Buffer, memory: Array | None) -> Array:
         layout = Layout.of(output.name, output.datatype, output.shape)
         place = self.outputs.get(output.name)
-        if place is None:
+        if place is None or memory is None:
             return layout.view(own)
         written = layout.count * layout.dtype.itemsize
         if _BYTE_SIZE in output.parameters:
             written = output.parameters[_BYTE_SIZE].int64_param
-        array = layout.view(slot.view(place[0], written)).copy()
-        array.flags.writeable = False  # like every answer
-        return array
+        return layout.view(memory[place[0] : place[0] + written].data)
 
 
 def through_message(request: Inference) -> Call[Answer]:

@@ -5,12 +5,12 @@ is what it took last time, so the first answer of its kind comes through the con
 answer: a call that failed or was given up may still be running at the server, and write.
 
 Outputs go to a slot by name, so a request whose caller wants all of them names those of the last answer. A model that was
-loaded anew may have others: another version says so in its answer, and of the same one all outputs are asked for now and then.
+loaded anew may have others: another version says so in its answer, and of the same one the names are asked for now and then.
 """
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from normserve_proto import open_inference_pb2 as pb
@@ -75,8 +75,9 @@ class SharedMemory:
         everything = self._known  # what is forgotten while the call runs stays forgotten
         kind = _kind(request.message)
         known = everything.get(kind)
-        trusted = known is not None and (known.named < MOST_NAMED or bool(request.message.outputs))
-        arrangement = Arrangement.of(request, known.sizes if known and trusted else {})
+        if known and known.named >= MOST_NAMED:
+            known = yield from _confirmed(known, request.message)
+        arrangement = Arrangement.of(request, known.sizes if known else {})
         named = arrangement.receives and not request.message.outputs
         answer: Answer | None = None
         try:
@@ -136,8 +137,15 @@ class SharedMemory:
         finally:
             if answer is None:
                 self._pool.drop(slot)
-            else:
-                self._pool.give_back(slot)
+        return answer and self._settled(answer, slot)
+
+    def _settled(self, answer: Answer, slot: Slot) -> Answer:
+        """Leaves the slot to an answer that views it, unless too many do; else gives it back."""
+        if answer.memory is not None:
+            if self._pool.lend(slot, answer.memory):
+                return answer
+            answer = answer.copied()
+        self._pool.give_back(slot)
         return answer
 
     def _registered(self, slot: Slot) -> Steps[bool]:
@@ -159,6 +167,15 @@ class SharedMemory:
                 yield requests.unregister(name)
             except NormserveError:  # the lease has ended anyway
                 continue
+
+
+def _confirmed(known: Known, message: pb.ModelInferRequest) -> Steps[Known | None]:
+    """Asks whether the outputs still have the names that they had; gives None where they have others."""
+    try:
+        metadata = yield requests.model_metadata(message.model_name, message.model_version)
+    except NormserveError:  # the inference itself will be told what is wrong
+        return None
+    return replace(known, named=0) if {output.name for output in metadata.outputs} == known.sizes.keys() else None
 
 
 def _remember(everything: dict[object, Known], kind: object, answer: Answer, before: Known | None, *, named: bool) -> None:

@@ -9,12 +9,16 @@ import mmap
 import os
 import secrets
 import threading
+import weakref
+from collections import deque
 from pathlib import Path
 
+import numpy as np
 from normserve_proto import shared_memory as posix
-from normserve_proto.tensors import Buffer
+from normserve_proto.tensors import Array, Buffer
 
 MOST_SLOTS = 32  # of one client, which is how many calls can use shared memory at a time
+MOST_LENT = 4  # of these, that answers are views of; whoever keeps more answers than that gets copies
 ALIGNMENT = 64  # bytes, a cache line: where a tensor may begin
 
 
@@ -57,9 +61,11 @@ class Slot:
         """Copies bytes in."""
         memoryview(self._memory)[offset : offset + len(data)] = data
 
-    def view(self, offset: int, byte_size: int) -> memoryview:
-        """Views bytes, which the next call will overwrite."""
-        return memoryview(self._memory)[offset : offset + byte_size]
+    def memory(self) -> Array:
+        """Views all bytes, as UINT8 [byte_size], read-only: a new array each time, which all views of it keep."""
+        memory = np.frombuffer(self._memory, np.uint8)
+        memory.flags.writeable = False
+        return memory
 
 
 class Pool:
@@ -69,6 +75,8 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: list[Slot] = []
         self._busy = 0
+        self._lent: set[str] = set()
+        self._returned: deque[Slot] = deque()  # without the lock: the garbage collector may come upon one while it is held
         self._dropped: list[str] = []
         self._tidied = False
 
@@ -79,6 +87,7 @@ class Pool:
             OSError: there is no shared memory here, or not enough.
         """
         with self._lock:
+            self._take_back()
             fitting = [slot for slot in self._idle if slot.byte_size >= byte_size]
             if not self._idle and self._busy >= MOST_SLOTS:
                 return None
@@ -104,6 +113,20 @@ class Pool:
             self._busy -= 1
             self._idle.append(slot)
 
+    def lend(self, slot: Slot, memory: Array) -> bool:
+        """Leaves a slot to the views of `memory`, which is its own; it comes back when the last of them has gone.
+
+        Returns:
+            Whether it does; else too many are lent, and somebody has to copy what is in it and give it back.
+        """
+        with self._lock:
+            self._take_back()
+            if len(self._lent) >= MOST_LENT:
+                return False
+            self._lent.add(slot.name)
+        weakref.finalize(memory, self._returned.append, slot).atexit = False
+        return True
+
     def drop(self, slot: Slot) -> None:
         """Lets a slot go that the server may still read or write."""
         with self._lock:
@@ -118,8 +141,19 @@ class Pool:
         return names
 
     def empty(self) -> list[str]:
-        """Lets all idle slots go, and gives the names of the regions as `dropped` does."""
+        """Lets all slots go but those of calls under way, and gives the names of the regions as `dropped` does.
+
+        What is lent stays readable; the server need not know it for that.
+        """
         with self._lock:
-            self._dropped += [slot.name for slot in self._idle]
+            self._take_back()
+            self._dropped += [*self._lent, *(slot.name for slot in self._idle)]
             self._idle.clear()
         return self.dropped()
+
+    def _take_back(self) -> None:
+        while self._returned:
+            slot = self._returned.popleft()
+            self._lent.discard(slot.name)
+            self._busy -= 1
+            self._idle.append(slot)

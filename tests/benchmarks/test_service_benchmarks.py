@@ -55,7 +55,7 @@ def test_the_server_knows_the_flags_of_all_questions() -> None:
 @needs_h2load
 def test_batching(tmp_path) -> None:
     rounds, done = figures(tmp_path, "batching.py")
-    assert set(rounds) == {"batching on", "batching on, again", "batching off", "echo"}
+    assert set(rounds) == {"batching on", "batching on, again", "batching off"}
     assert "| batching on / batching off |" in done.stdout
 
 

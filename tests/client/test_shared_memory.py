@@ -24,6 +24,7 @@ class Server:
         self.fail: dict[str, list[errors.NormserveError]] = {}
         self.version = "1"
         self.repeat = 1
+        self.outputs = ["y"]
 
     def answer(self, call: requests.Call) -> object:
         verb = call.method.rpartition("/")[2].removeprefix("SystemSharedMemory")
@@ -64,6 +65,11 @@ class Server:
         response.raw_output_contents.append(b"" if output.parameters else y.tobytes())
         self.log.append(f"infer {len(call.request) // 10_000} {response.ByteSize() // 10_000}")
         return call.read(response.SerializeToString())
+
+    def ModelMetadata(self, call: requests.Call) -> object:  # noqa: N802
+        self.log.append("metadata")
+        tensors = [pb.ModelMetadataResponse.TensorMetadata(name=name, datatype="FP32") for name in self.outputs]
+        return call.read(pb.ModelMetadataResponse(outputs=tensors).SerializeToString())
 
     def place(self, tensor) -> tuple[int, int, int]:
         name = tensor.parameters["shared_memory_region"].string_param
@@ -140,12 +146,45 @@ def test_the_first_answer_tells_what_room_the_next_ones_take(shared: SharedMemor
     assert server.took() == FIRST
     infer(shared, server)
     assert server.took() == ["unregister", *FIRST[:1], *NEXT]  # grown, because both have to fit
-    first = infer(shared, server)
-    second = infer(shared, server, BIG + 1)
-    assert server.took() == NEXT * 2
-    assert not np.shares_memory(first, second)
-    assert not first.flags.writeable
-    np.testing.assert_array_equal(first, BIG * 2)
+    infer(shared, server)
+    assert server.took() == NEXT
+
+
+def test_answers_that_are_kept_are_not_written_over(
+    shared: SharedMemory, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "MOST_LENT", 2)
+    warm(shared, server)
+    kept = [infer(shared, server, BIG + number) for number in range(5)]
+    assert server.took() == [*NEXT, "register", *NEXT, "register", *NEXT * 3]  # the third slot is copied from
+    for number, answer in enumerate(kept):
+        assert not answer.flags.writeable
+        np.testing.assert_array_equal(answer, (BIG + number) * 2)
+    kept.clear()
+    infer(shared, server)
+    assert server.took() == NEXT
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (["y"], ["metadata", *NEXT]),
+        (["y", "z"], ["metadata", "infer 0 8"]),
+        (None, ["ModelMetadata failed", "infer 0 8"]),
+    ],
+)
+def test_what_outputs_there_are_is_asked_for_now_and_then(
+    shared: SharedMemory, server: Server, outputs, expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normserve.shared_memory.MOST_NAMED", 2)
+    warm(shared, server)
+    infer(shared, server)
+    assert server.took()[-1:] == NEXT
+    server.outputs = outputs
+    server.fail["ModelMetadata"] = [] if outputs else [errors.UnavailableError("busy")]
+    infer(shared, server)
+    infer(shared, server)
+    assert server.took() == [*expected, *NEXT]
 
 
 def test_small_tensors_go_into_the_message(shared: SharedMemory, server: Server) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from normserve import slots
 from normserve.slots import Pool, Slot
@@ -36,7 +37,7 @@ def test_an_object_is_its_users_and_has_a_name_until_it_is_hidden(folder: Path) 
     assert (path.stat().st_mode & 0o777, path.stat().st_size) == (0o600, 5000)
     assert path.stat().st_blocks * 512 >= 5000  # real, so that no write fails later
     slot.write(4990, b"0123456789")
-    assert path.read_bytes()[4990:] == bytes(slot.view(4990, 10)) == b"0123456789"
+    assert path.read_bytes()[4990:] == bytes(slot.memory()[4990:]) == b"0123456789"
     slot.hide()
     slot.hide()
     assert not path.exists()
@@ -129,6 +130,34 @@ def test_nobody_gets_a_slot_that_another_call_uses(pool: Pool, monkeypatch: pyte
     pool.give_back(other)
     pool.give_back(third)
     assert sorted(pool.empty()) == sorted([one.name, other.name, third.name])
+
+
+def test_what_is_lent_comes_back_with_its_last_view(pool: Pool) -> None:
+    slot = take(pool)
+    memory = slot.memory()
+    view = np.frombuffer(memory[:1].data, np.uint8).reshape(1, 1).T
+    assert pool.lend(slot, memory)
+    del memory
+    assert take(pool) is not slot
+    buffer = view.data
+    del view
+    assert take(pool) is not slot
+    del buffer
+    assert take(pool) is slot
+
+
+def test_not_all_slots_are_lent(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST_LENT", 1)
+    one, other = take(pool), take(pool)
+    kept = one.memory()
+    assert pool.lend(one, kept)
+    assert not pool.lend(other, other.memory())
+    pool.give_back(other)
+    assert sorted(pool.empty()) == sorted([one.name, other.name])
+    assert kept[0] == 0
+    del kept
+    again = take(pool)
+    assert pool.lend(again, again.memory())
 
 
 def test_a_slot_that_could_not_be_made_is_none_of_the_limit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
