@@ -1,9 +1,10 @@
 """Unary calls taken from gRPC's completion queue, past `grpc.aio`.
 
 What grpc.aio does for a call takes three times as long as what gRPC's core does for it. So the core is asked to give the calls
-of our unary methods to a completion queue of our own, which a thread waits at; the event loop gets their messages, many at a
-time, and answers each by one batch of operations. Streams, and the services that are not ours, stay with grpc.aio, on the same
-server and port. ADR 17.
+of our unary methods to a completion queue of our own. A thread waits at it while nothing happens; as soon as something does,
+the event loop itself asks the queue, in each of its turns, and answers a call by one batch of operations. So one thread works
+on calls: two would take the interpreter from one another several times a call. Streams, and the services that are not ours,
+stay with grpc.aio, on the same server and port. ADR 17.
 
 This is what grpcio's own servers are built on, and private to it: `core` finds out whether it is there.
 """
@@ -32,8 +33,8 @@ except ImportError:
     cygrpc = None
 
 REQUESTED = 4  # calls of a method that the core may hand over before it is asked for more
-# A thread that wants to run Python waits so long for one that does, and this module's wants to for each call: where a thread
-# computes in Python, calls are answered nine times as often as with the interpreter's own 5 ms, and as often where none does.
+# A thread that wants to run Python waits so long for one that does, and the loop wants to again after each thing that it asks
+# of the core: where a thread computes in Python, calls are answered nine times as often as with the interpreter's own 5 ms.
 SWITCH_SECONDS = 5e-4
 TURN_SECONDS = 2e-3  # after so long a turn of the loop is left to all else that waits for one
 STOP_SECONDS = 5.0
@@ -45,6 +46,7 @@ _OK, _CANCELLED, _INTERNAL = (
 )
 _UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
 _OPERATIONS = ("ReceiveCloseOnServer", "ReceiveMessage", "SendInitialMetadata", "SendMessage", "SendStatusFromServer")
+_KINDS = ("operation_complete", "queue_shutdown")
 _SERVER = ("register_method", "register_completion_queue", "request_registered_call")
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +63,7 @@ def of(server: grpc.aio.Server, answers: Mapping[str, Answer]) -> "DirectCalls |
 def core(server: grpc.aio.Server) -> Any | None:
     """Gives the server of gRPC's core that is behind one of grpc.aio; None where this grpcio has not all that is used here."""
     names = ("CompletionQueue", "CompletionType", "Server", *(f"{name}Operation" for name in _OPERATIONS))
-    if not all(hasattr(cygrpc, name) for name in names) or not hasattr(cygrpc.CompletionType, "queue_shutdown"):
+    if not all(hasattr(cygrpc, name) for name in names) or not all(hasattr(cygrpc.CompletionType, name) for name in _KINDS):
         return None
     found = [one for one in gc.get_referents(getattr(server, "_server", None)) if isinstance(one, cygrpc.Server)]
     return found[0] if len(found) == 1 and all(hasattr(found[0], name) for name in _SERVER) else None
@@ -81,10 +83,9 @@ class DirectCalls:
         self._queue = cygrpc.CompletionQueue()
         self._messages: deque[tuple[DirectCall, Any]] = deque()
         self._closed: deque[tuple[DirectCall, Any]] = deque()
-        self._awake = False
         self._open = True
-        self._opening = threading.Lock()  # held while the queue is used by the thread, or ends: gRPC aborts where both happen
-        self._thread = threading.Thread(target=self._poll, name="direct-calls", daemon=True)
+        self._idle = threading.Semaphore()  # the loop asks the core for nothing
+        self._thread = threading.Thread(target=self._wait, name="direct-calls", daemon=True)
         server.register_completion_queue(self._queue)
         for path in answers:
             server.register_method(path)
@@ -100,9 +101,8 @@ class DirectCalls:
 
     async def stop(self) -> None:
         """Ends, after the server was stopped; calls that go on have nobody to answer any more."""
-        with self._opening:
-            self._open = False
-            self._queue.shutdown()
+        self._open = False
+        self._queue.shutdown()
         if self._thread.ident is not None:  # it was started
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
@@ -114,56 +114,70 @@ class DirectCalls:
     def _request(self, path: str) -> None:
         self._server.request_registered_call(self._queue, self._queue, path, path)
 
-    def _poll(self) -> None:
-        """Waits for what the core has done, and hands it to the loop. A tag is a path, or a call and what has come of it."""
-        while True:
+    def _wait(self) -> None:
+        """On the thread: waits for the core whenever the loop has nothing more to do, and hands over what comes first."""
+        event = None
+        while event is None or event.completion_type != cygrpc.CompletionType.queue_shutdown:
+            self._idle.acquire()
             event = None  # the last one holds its call, which the core would keep
+            event = self._next(None)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(self._turn, event)
+
+    def _turn(self, event: Any = None) -> None:
+        """On the loop: looks after all that the core has done, and comes again, until it finds nothing."""
+        if event is None:
+            event = self._next(0)
+        if event.completion_type != cygrpc.CompletionType.operation_complete and not self._messages:
+            self._idle.release()
+            return
+        try:
+            self._sort(event)
+            self._tell()
+        finally:
+            self._loop.call_soon(self._turn)
+
+    def _next(self, deadline: float | None) -> Any:
+        while True:
             try:
-                event = self._queue.poll()
-                if event.completion_type == cygrpc.CompletionType.queue_shutdown:
-                    return
-                self._sort(event)
+                return self._queue.poll(deadline)
             except Exception:  # noqa: BLE001 - such as a message that there is no memory for; its call still tells of its end
                 with contextlib.suppress(Exception):
                     _log.exception("an event of a call was lost")
 
     def _sort(self, event: Any) -> None:
-        if isinstance(event.tag, str):
-            if event.success:  # else the server ends
-                self._begin(event.tag, event)
-        elif event.tag is not None:
-            call, kind = event.tag
-            (self._closed if kind is _CLOSED else self._messages).append((call, event.batch_operations[0]))
-            if not self._awake:
-                self._awake = True
-                self._loop.call_soon_threadsafe(self._tell)
+        """Sorts this and what comes without waiting, for `TURN_SECONDS`. A tag is a path, or a call and what has come of it."""
+        until = now() + TURN_SECONDS
+        while event.completion_type == cygrpc.CompletionType.operation_complete:
+            if isinstance(event.tag, str):
+                if event.success:  # else the server ends
+                    self._begin(event.tag, event)
+            elif event.tag is not None:
+                call, kind = event.tag
+                (self._closed if kind is _CLOSED else self._messages).append((call, event.batch_operations[0]))
+            if now() >= until:
+                return
+            event = self._next(0)
 
     def _begin(self, path: str, event: Any) -> None:
         call = DirectCall(event, self._answers[path], self.perform)
-        with self._opening:
-            if not self._open:
-                return
-            with contextlib.suppress(ValueError):  # the server ends
-                self._request(path)
-            event.call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), (call, _CLOSED))
-            event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), (call, _RECEIVED))
+        if not self._open:
+            return
+        with contextlib.suppress(ValueError):  # the server ends
+            self._request(path)
+        event.call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), (call, _CLOSED))
+        event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), (call, _RECEIVED))
 
     def _tell(self) -> None:
-        """Tells calls what has come, for `TURN_SECONDS`. Ends go first: what is over is to be let go before more begins."""
-        self._awake = False
+        """Tells calls what has come, likewise. Ends go first: what is over is to be let go before more begins."""
         until = now() + TURN_SECONDS
-        try:
-            while self._closed or (self._messages and now() < until):
-                if self._closed:
-                    call, operation = self._closed.popleft()
-                    call.closed(operation)
-                else:
-                    call, operation = self._messages.popleft()
-                    call.received(operation)
-        finally:
-            if (self._closed or self._messages) and not self._awake:
-                self._awake = True
-                self._loop.call_soon(self._tell)
+        while self._closed or (self._messages and now() < until):
+            if self._closed:
+                call, operation = self._closed.popleft()
+                call.closed(operation)
+            else:
+                call, operation = self._messages.popleft()
+                call.received(operation)
 
 
 class DirectCall:

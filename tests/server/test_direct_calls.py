@@ -252,14 +252,34 @@ async def test_the_loop_has_a_turn_for_others_between_calls_and_ends_go_first() 
     direct._loop = asyncio.get_running_loop()
     direct._messages.extend([(_Slow(told), None)] * 3)  # type: ignore[list-item]
     direct._closed.append((_Slow(told), None))  # type: ignore[arg-type]
-    direct._tell()
+    direct._turn()
     assert told == ["closed", "received"]
     direct._closed.append((_Slow(told), None))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     assert told[2:] == ["closed", "received"]
     await asyncio.sleep(0)
     assert told[4:] == ["received"]
+    assert direct._idle._value == 1  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    assert direct._idle._value == 2  # type: ignore[attr-defined] # nothing was left, so the thread, if there were one, waits
     await direct.stop()
+
+
+async def test_what_goes_wrong_with_one_call_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(message: bytes, _context: Any) -> bytes:
+        return message
+
+    def begin(self: DirectCalls, *args: Any, begin: Any = DirectCalls._begin) -> None:
+        monkeypatch.undo()
+        begin(self, *args)
+        raise ValueError("core")
+
+    monkeypatch.setattr(DirectCalls, "_begin", begin)
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: seen.append(context))
+    async with serving(answer) as channel:
+        assert await asyncio.gather(*[method(channel)(b"a", timeout=10) for _ in range(9)]) == [b"a"] * 9
+    assert [str(context["exception"]) for context in seen] == ["core"]
 
 
 async def test_context_variables_are_a_calls_own() -> None:
@@ -282,12 +302,14 @@ async def test_a_message_that_there_is_no_memory_for_costs_only_its_call(monkeyp
     async def answer(message: bytes, _context: Any) -> bytes:
         return message
 
-    def fails(self: DirectCalls, event: Any, sort: Any = DirectCalls._sort) -> None:
-        if isinstance(event.tag, tuple) and getattr(event.batch_operations[0], "message", bytes)() == b"too big":
-            raise MemoryError
-        sort(self, event)
+    class Queue(cygrpc.CompletionQueue):  # type: ignore[misc]
+        def poll(self, deadline: float | None = None) -> Any:
+            event = super().poll(deadline)
+            if isinstance(event.tag, tuple) and getattr(event.batch_operations[0], "message", bytes)() == b"too big":
+                raise MemoryError
+            return event
 
-    monkeypatch.setattr(DirectCalls, "_sort", fails)
+    monkeypatch.setattr(direct_calls, "cygrpc", SimpleNamespace(**{**vars(cygrpc), "CompletionQueue": Queue}))
     async with serving(answer) as channel:
         await error_of(method(channel)(b"too big", timeout=0.2))
         assert await method(channel)(b"fits", timeout=10) == b"fits"
