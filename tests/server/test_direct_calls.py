@@ -143,7 +143,7 @@ async def test_a_call_that_is_cancelled_in_the_turn_in_which_it_came_is_cancelle
 
     details = SimpleNamespace(deadline=math.inf)
     event = SimpleNamespace(call=None, call_details=details, invocation_metadata=())
-    call = direct_calls.DirectCall(event, answer, lambda _call, _operations: None)
+    call = direct_calls.DirectCall(event, answer, lambda *_: None)
     call.received(SimpleNamespace(message=lambda: b""))
     call.closed(SimpleNamespace(cancelled=lambda: True))
     for _ in range(5):
@@ -204,32 +204,6 @@ def test_there_is_no_core_where_grpc_has_none() -> None:
     assert direct_calls.core(object()) is None  # type: ignore[arg-type]
 
 
-class _Event:
-    """What the core tells of a call without a deadline that nobody is there to answer."""
-
-    call = None
-    call_details = SimpleNamespace(deadline=2.0**63)
-    invocation_metadata = ()
-
-
-async def test_a_caller_that_left_before_its_message_was_looked_at_is_counted_and_not_served() -> None:
-    ended: list[str] = []
-
-    async def answer(_message: bytes, context: Any) -> bytes:
-        context.add_done_callback(lambda _context: ended.append("told"))
-        try:
-            context.time_remaining()
-        except asyncio.CancelledError:
-            ended.append("cancelled")
-            raise
-        raise AssertionError
-
-    call = direct_calls.DirectCall(_Event, answer, lambda _call, _operations: None)
-    call.closed(SimpleNamespace(cancelled=lambda: True))
-    call.received(SimpleNamespace(message=lambda: b""))
-    assert ended == ["cancelled", "told"]
-
-
 class _Slow:
     """A call whose message takes longer than a turn of the loop is to."""
 
@@ -262,6 +236,37 @@ async def test_the_loop_has_a_turn_for_others_between_calls_and_ends_go_first() 
     assert direct._idle._value == 1  # type: ignore[attr-defined]
     await asyncio.sleep(0)
     assert direct._idle._value == 2  # type: ignore[attr-defined] # nothing was left, so the thread, if there were one, waits
+    await direct.stop()
+
+
+class _Answered:
+    """A call that is answered at once, by operations that may fail."""
+
+    def __init__(self, direct: DirectCalls, told: list[str], name: str) -> None:
+        self._direct, self._told, self._name = direct, told, name
+
+    def received(self, _operation: object) -> None:
+        self._direct.perform(self, (), None)
+        self._told.append(f"{self._name} received")
+
+    def start_server_batch(self, _operations: object, _tag: object) -> None:
+        self._told.append(f"{self._name} answered")
+        if self._name == "broken":
+            raise ZeroDivisionError
+
+
+async def test_the_answers_of_a_turn_are_sent_at_its_end() -> None:
+    told: list[str] = []
+    direct = DirectCalls(direct_calls.core(grpc.aio.server()), {})
+    direct._loop = asyncio.get_running_loop()
+    direct._messages.extend((_Answered(direct, told, name), None) for name in ("a", "broken", "b"))  # type: ignore[misc]
+    with pytest.raises(ZeroDivisionError):
+        direct._turn()
+    assert told == ["a received", "broken received", "b received", "a answered", "broken answered"]
+    await asyncio.sleep(0)
+    assert told.pop() == "b answered"
+    direct.perform(_Answered(direct, told, "late"), ())
+    assert told.pop() == "late answered"
     await direct.stop()
 
 
