@@ -21,7 +21,6 @@ Channels: TypeAlias = npt.NDArray[np.float64]
 LEAST_ELEMENTS = 64 * 1024
 LEAST_SPATIAL = 32
 LEAST_ROWS, MOST_A_ROW = 32, 1024
-_GUESSED = 64  # numbers that a first guess at a channel's mean is made from
 
 
 def batch_norm(
@@ -33,9 +32,9 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Optional:
-    """batch_norm in training, by Chan, Golub and LeVeque's corrected two-pass algorithm (1983).
+    """batch_norm in training, by Chan, Golub and LeVeque's algorithm with shifted data (1983) where the mean is large.
 
-    The output is made from x - mean instead of x, so that nothing cancels where the mean is large.
+    The output is then made from x - mean instead of x, so that nothing cancels.
 
     Args:
         x: [N, C, ...], contiguous.
@@ -93,28 +92,32 @@ def _is_big(x: torch.Tensor, *channels: Optional) -> bool:
 
 
 def _moments(x: torch.Tensor, length: int) -> tuple[torch.Tensor, Channels, Channels, Channels]:
-    """Takes a first guess at each channel's mean off, and sums up.
+    """Sums up, as it is or, where a channel's mean is larger than its deviation and too much would cancel, without its mean.
 
     Args:
         x: [N, C, S].
         length: how many numbers are summed up in float32 before going on in float64.
 
     Returns:
-        x - guess, the guess, the mean of that difference, and the biased variance.
+        x - near, near, the mean of that difference, and the biased variance.
     """
+    near = np.zeros(x.size(1), np.float32)
+    rest, variance = _sums(x, length)
+    if (rest * rest <= variance).all():
+        return x, near, rest, variance
+    near = rest.astype(np.float32)
+    centered = x - torch.from_numpy(near)[:, None]
+    return centered, near, *_sums(centered, length)
+
+
+def _sums(x: torch.Tensor, length: int) -> tuple[Channels, Channels]:
+    """Gives each channel's mean and biased variance."""
     count = x.size(0) * x.size(2)
-    near = x[0, :, :_GUESSED].mean(1)
-    for _ in range(2):
-        centered = x - near[:, None]
-        rows = centered.view(x.size(0), x.size(1), -1, length)
-        rest = rows.sum(3).sum((0, 2), dtype=torch.float64).numpy() / count
-        lengths = torch.linalg.vector_norm(rows, 2, 3)
-        squares = np.square(torch.linalg.vector_norm(lengths, 2, (0, 2), dtype=torch.float64).numpy())
-        variance = np.maximum(squares / count - rest * rest, 0)
-        if (rest * rest <= variance).all():  # else the guess was poor, and too much has cancelled
-            break
-        near += torch.from_numpy(rest)
-    return centered, near.numpy().astype(np.float64), rest, variance
+    rows = x.view(x.size(0), x.size(1), -1, length)
+    mean = rows.sum(3).sum((0, 2), dtype=torch.float64).numpy() / count
+    lengths = torch.linalg.vector_norm(rows, 2, 3)
+    squares = np.square(torch.linalg.vector_norm(lengths, 2, (0, 2), dtype=torch.float64).numpy())
+    return mean, np.maximum(squares / count - mean * mean, 0)
 
 
 @functools.lru_cache(maxsize=256)
