@@ -15,3 +15,11 @@ def is_small(x: Array) -> bool:
     if x.nbytes >= INLINE_BYTES:
         return False
     return x.size > 0 or math.prod(extent for extent in x.shape if extent) < INLINE_BYTES
+
+
+def depends_on_threads(x: Array) -> bool:
+    """Whether the last digits of PyTorch's batch norm in training depend on its number of threads.
+
+    They do where each channel of a sample has one element. More of them are summed up by one thread, channel by channel.
+    """
+    return x.ndim < 3 or x.size == x.shape[0] * x.shape[1]

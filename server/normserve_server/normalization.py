@@ -8,7 +8,7 @@ from normserve_proto.tensors import Array
 
 from normserve_server.calls import Call
 from normserve_server.errors import OverloadedError
-from normserve_server.inline import is_small
+from normserve_server.inline import depends_on_threads, is_small
 from normserve_server.interceptors import Codec
 from normserve_server.operations import operation
 from normserve_server.operators import Normalized, Place
@@ -87,8 +87,8 @@ STREAM = StreamCodec(parse, serialize_message, refuse, MOST_AHEAD)
 
 
 def _stays(request: Request, x: Array) -> bool:
-    """Whether it is computed on the loop: not where its last digits depend on the number of threads, for the loop has one."""
-    return is_small(x) and not request.message.batch_norm.training
+    """Whether it is computed on the loop, which has one thread for that."""
+    return is_small(x) and not (request.message.batch_norm.training and depends_on_threads(x))
 
 
 def _answer(request: Request, normalized: Normalized[Array], call: Call) -> Answer:

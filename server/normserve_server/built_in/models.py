@@ -16,6 +16,7 @@ from normserve_server.built_in import planning
 from normserve_server.built_in.operations import INPUT, OPERATIONS, SAMPLE_SHAPE, Operation
 from normserve_server.calls import now
 from normserve_server.config_tensors import DATA_TYPES
+from normserve_server.inline import depends_on_threads
 from normserve_server.instance import Instance
 from normserve_server.metrics import Metrics
 from normserve_server.operators import Place
@@ -69,11 +70,9 @@ class SharedInstance(Instance):
         self._place = servable.place
 
     def quick(self, work: Work) -> bool:
-        """As always, but for training: its last digits depend on the number of threads, and the loop computes on one.
-
-        And but for what a device computes, which is one thread's.
-        """
-        if work.inputs.get("training") or self._place.takes(work.inputs[INPUT]):
+        """As always, but for what depends on the number of threads, of which the loop has one, and what a device computes."""
+        x = work.inputs[INPUT]
+        if (work.inputs.get("training") and depends_on_threads(x)) or self._place.takes(x):
             return False
         return super().quick(work)
 

@@ -101,13 +101,12 @@ def _moments(x: torch.Tensor, length: int) -> tuple[torch.Tensor, Channels, Chan
     Returns:
         x - near, near, the mean of that difference, and the biased variance.
     """
-    near = np.zeros(x.size(1), np.float32)
-    rest, variance = _sums(x, length)
-    if (rest * rest <= variance).all():
-        return x, near, rest, variance
-    near = rest.astype(np.float32)
+    mean, variance = _sums(x, length)
+    if (mean * mean <= variance).all():
+        return x, np.zeros_like(mean), mean, variance
+    near = mean.astype(np.float32)
     centered = x - torch.from_numpy(near)[:, None]
-    return centered, near, *_sums(centered, length)
+    return centered, near.astype(np.float64), *_sums(centered, length)
 
 
 def _sums(x: torch.Tensor, length: int) -> tuple[Channels, Channels]:

@@ -128,14 +128,18 @@ async def test_the_canary_runs_one(world: World) -> None:
     assert samples == [2]
 
 
-@pytest.mark.parametrize("training", [True, False])
-async def test_training_alone_never_runs_on_the_loop(*, training: bool) -> None:
-    """Its last digits depend on the number of threads, and the loop has one."""
+@pytest.mark.parametrize(
+    ("shape", "training", "quick"),
+    [((2, 2), True, False), ((2, 2), False, True), ((2, 2, 1), True, False), ((2, 2, 2), True, True)],
+)
+async def test_what_depends_on_the_number_of_threads_never_runs_on_the_loop(
+    shape: tuple[int, ...], *, training: bool, quick: bool
+) -> None:
     worker = Worker("test")
     servable = OperatorModel(next(operation for operation in OPERATIONS if operation.model == "normserve.batch_norm"), Place())
     instance = SharedInstance(servable, worker, run_seconds=1e-9)
-    inputs = {"input": np.ones((2, 2), np.float32), "training": np.array(training)}
-    assert instance.quick(Work(inputs, 1, ((2,),), None)) is not training
+    inputs = {"input": np.ones(shape, np.float32), "training": np.array(training)}
+    assert instance.quick(Work(inputs, 1, (shape[1:],), None)) is quick
     await worker.close()
 
 
