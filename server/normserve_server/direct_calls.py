@@ -119,13 +119,14 @@ class DirectCalls:
 
     def _wait(self) -> None:
         """On the thread: waits for the core whenever the loop has nothing more to do, and hands over what comes first."""
-        event = None
-        while event is None or event.completion_type != cygrpc.CompletionType.queue_shutdown:
+        over = False
+        while not over:
             self._idle.acquire()
-            event = None  # the last one holds its call, which the core would keep
             event = self._next(None)
+            over = event.completion_type == cygrpc.CompletionType.queue_shutdown
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self._loop.call_soon_threadsafe(self._turn, event)
+            del event  # it holds its call, which the core would keep
 
     def _turn(self, event: Any = None) -> None:
         """On the loop: looks after all that the core has done, and comes again, until it finds nothing."""
@@ -144,7 +145,7 @@ class DirectCalls:
         while True:
             try:
                 return self._queue.poll(deadline)
-            except Exception:  # noqa: BLE001 - such as a message that there is no memory for; its call still tells of its end
+            except Exception:  # noqa: BLE001 - such as a message that there is no memory for; its call goes with it
                 with contextlib.suppress(Exception):
                     _log.exception("an event of a call was lost")
 
