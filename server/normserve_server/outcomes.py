@@ -57,10 +57,8 @@ class Outcomes:
         if refused is None:
             try:
                 raise error
-            finally:
-                del (
-                    error
-                )  # else the error keeps this frame, which keeps it, and what was sent, until the garbage collector comes
+            finally:  # else the error keeps this frame, which keeps it, and what was sent, until the garbage collector comes
+                del error
         return refused
 
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from normserve_server import direct_calls, transport
+from normserve_server.direct_call import DirectCall
 from normserve_server.direct_calls import DirectCalls
 
 PATH, OTHER = "/test.Service/Direct", "/test.Service/Other"
@@ -143,7 +144,7 @@ async def test_a_call_that_is_cancelled_in_the_turn_in_which_it_came_is_cancelle
 
     details = SimpleNamespace(deadline=math.inf)
     event = SimpleNamespace(call=None, call_details=details, invocation_metadata=())
-    call = direct_calls.DirectCall(event, answer, lambda *_: None)
+    call = DirectCall(event, answer, lambda *_: None)
     call.received(SimpleNamespace(message=lambda: b""))
     call.closed(SimpleNamespace(cancelled=lambda: True))
     for _ in range(5):
